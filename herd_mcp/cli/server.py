@@ -1,0 +1,98 @@
+"""The HTTP server of a node, embedded: our own socket, our own signals, bounded ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import uvicorn
+
+from herd_mcp.jobs import ErrorCode, HerdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted; a burst of clients must not be reset."""
+KEEP_ALIVE_S = 75
+"""Longer than clients keep idle connections (httpx: 5 s), so that the server never closes one being reused."""
+GRACE_S = 3
+"""Seconds that open responses get once the node has drained."""
+
+
+def bind(port: int) -> socket.socket:
+    """A socket on 127.0.0.1:port (0: a free one). Raises HerdError(no_node) that names who holds the port."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(("127.0.0.1", port))
+        sock.listen(BACKLOG)  # two sockets may both bind with SO_REUSEADDR; only one may listen
+    except OSError as error:
+        sock.close()
+        holder = port_holder(port)
+        by = f" by {holder}" if holder else ""
+        raise HerdError(
+            ErrorCode.NO_NODE,
+            f"Port {port} is taken{by} ({error.strerror})." if by or port else f"No port is free ({error.strerror}).",
+            "End that program, or choose another port: `port` in config.toml, or HERD_PORT (0 takes a free one).",
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+def port_holder(port: int) -> str:
+    """`name (pid 123)` of the process that listens on the port; empty when the system does not tell."""
+    with contextlib.suppress(psutil.Error, PermissionError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return _name(connection.pid)
+    for process in psutil.process_iter():  # macOS shows other processes' sockets only one by one
+        with contextlib.suppress(psutil.Error, PermissionError):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return _name(process.pid)
+    return ""
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"{psutil.Process(pid).name()} (pid {pid})"
+    return f"pid {pid}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn in a loop that belongs to someone else: no signal handlers, no exit of the process."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+                ws="none",
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    async def run_on(self, sock: socket.socket) -> None:
+        """Serve until `should_exit`. Raises RuntimeError when the app's own start fails."""
+        try:
+            await self.serve(sockets=[sock])
+        except SystemExit as error:  # uvicorn's way to say that the lifespan failed; it would end the loop
+            raise RuntimeError("the HTTP app did not start; the log says why") from error

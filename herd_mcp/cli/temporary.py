@@ -1,0 +1,126 @@
+"""A node of one's own for a while: the real program in a temporary home, of which nothing stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from herd_mcp.cli.run_dir import read_record
+from herd_mcp.jobs import ErrorCode, HerdError
+
+START_S = 60.0
+STOP_S = 20.0
+
+
+@dataclass
+class TemporaryNode:
+    """A running node. `env` makes this program's commands talk to it and to no other."""
+
+    home: Path
+    env: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    @property
+    def port(self) -> int:
+        return int((read_record(self.home) or {})["port"])
+
+    @property
+    def token(self) -> str:
+        return str((read_record(self.home) or {})["token"])
+
+    @property
+    def log(self) -> str:
+        """The last lines of what it wrote."""
+        lines = (self.home / "node.stderr").read_text(errors="replace").splitlines()
+        return "\n".join(lines[-15:])
+
+
+def environment(home: Path) -> dict[str, str]:
+    """This process's variables without any of ours or of a model cache: only the built-in models are found, no network."""
+    ours = ("HERD_", "HF_", "MLX_MODEL_DIR")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {
+        **env,
+        "HERD_HOME": str(home),
+        "HERD_PORT": "0",
+        "HF_HOME": str(home / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+@contextlib.contextmanager
+def temporary_node() -> Iterator[TemporaryNode]:
+    """Start one, wait until it answers, and take everything away at the end: its processes and its home.
+
+    It also ends by itself when this process does, however that happens: its stdin is our pipe. Raises
+    HerdError(no_node) with the end of its log when it does not start.
+    """
+    home = Path(tempfile.mkdtemp(prefix="herd-"))
+    try:
+        env = environment(home)
+        with (home / "node.stderr").open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "herd_mcp", "up", "--until-eof"],
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,  # Ctrl-C reaches us, and we end it in order
+            )
+        node = TemporaryNode(home, env, process)
+        try:
+            _wait_until_up(node)
+            yield node
+        finally:
+            end(process)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _wait_until_up(node: TemporaryNode) -> None:
+    deadline = time.monotonic() + START_S
+    while read_record(node.home) is None:
+        if node.process.poll() is not None or time.monotonic() > deadline:
+            raise HerdError(
+                ErrorCode.NO_NODE,
+                f"The temporary node did not start. The end of its log:\n{node.log}",
+                "`herd-mcp doctor` looks at this machine.",
+            )
+        time.sleep(0.02)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a node and everything it started: in order, then by force. A second Ctrl-C is force at once."""
+    family = _family(process.pid)
+    try:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        process.wait(STOP_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        family += _family(process.pid)
+    finally:
+        for member in family:
+            with contextlib.suppress(psutil.Error):
+                if member.is_running() and member.pid != process.pid:
+                    member.kill()
+        process.kill()
+        process.wait()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """The process and all below it; psutil compares start times, so a reused pid is not mistaken."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []

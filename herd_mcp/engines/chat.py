@@ -1,0 +1,262 @@
+"""The chat engine: our loop over mlx-lm's `BatchGenerator`.
+
+Requests join the batch at any step, every step is one message with what it brought to all runs, and a request is
+checked before it can reach the batch, because a bad one there would end all the others.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import mlx.core as mx
+import mlx_lm.generate  # noqa: F401 (the package exports a function under the module's name: see sys.modules below)
+
+from herd_mcp.engines.chat_model import ChatModel, load_chat_model
+from herd_mcp.engines.chat_speech import Piece, Speech, text_machine
+from herd_mcp.engines.engine import Emit, Report
+from herd_mcp.engines.prompt_cache import PromptCache
+from herd_mcp.engines.sampling import Choice, choose, model_defaults, processors_of, sampler_of
+from herd_mcp.engines.text import Prompt, least_tokens, render
+from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message, Sampling
+from herd_mcp.pipe import ChatFacts, Done, EngineSpec, Ready, RunCancelled, RunDelta, RunFailed, Start, Step
+
+_generate: Any = sys.modules["mlx_lm.generate"]
+# BatchGenerator's constructor raises the GPU's wired memory limit, which is tied to kernel panics on Macs that are short
+# of memory. Its only way in is this function of its module; None is its own word for "the device has no such limit".
+_generate.maybe_set_recommended_wired_limit = lambda: None
+
+DEFAULT_MAX_TOKENS = 4096
+"""Length of an answer when the request names none, or what remains of the context if that is less."""
+
+PREFILL_CHUNK_TOKENS = 512
+"""Prompt tokens per step: how long other streams wait at most, and how soon a cancelled prompt ends."""
+
+PREFILL_BATCH = 8
+"""Prompts that are computed together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that will not hurt the batch."""
+
+    prompt: Prompt
+    choice: Choice
+    max_tokens: int
+    stops: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Run:
+    number: int
+    uid: int
+    speech: Speech
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int = 0
+    prefill_began_s: float = 0.0
+    first_token_s: float = 0.0
+    last_token_s: float = 0.0
+
+    def facts(self, finish_reason: Literal["stop", "length", "tool_calls"]) -> ChatFacts:
+        return ChatFacts(
+            finish_reason=finish_reason,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.completion_tokens,
+            prefill_s=max(0.0, self.first_token_s - self.prefill_began_s),
+            decode_s=max(0.0, self.last_token_s - self.first_token_s),
+        )
+
+
+class ChatEngine:
+    """One chat model and its batch. See `engine.Engine` for who may call what."""
+
+    _chat: ChatModel
+    _batch: Any
+    _eos: Any
+    _cache: PromptCache
+    _defaults: Sampling
+    _vocab_size: int
+
+    def __init__(self) -> None:
+        self._runs: dict[int, _Run] = {}
+        self._by_uid: dict[int, _Run] = {}
+        self._cancels: deque[int] = deque()
+
+    # ── loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def load(self, spec: EngineSpec, report: Report) -> Ready:
+        """Load and say one token. Raises HerdError(model_incomplete | kind_not_supported)."""
+        mx.random.seed(secrets.randbits(63))
+        self._chat = load_chat_model(spec, report)
+        self._eos = _generate.make_stop_sequences(self._chat.tokenizer)
+        self._machines = {tools: text_machine(self._chat.tokenizer, tools=tools) for tools in (False, True)}
+        self._cache = PromptCache(spec.prompt_cache_bytes)
+        self._batch = _generate.BatchGenerator(
+            self._chat.model,
+            completion_batch_size=spec.max_batch,
+            prefill_batch_size=min(PREFILL_BATCH, spec.max_batch),
+            prefill_step_size=PREFILL_CHUNK_TOKENS,
+            stream=mx.default_stream(mx.default_device()),
+        )
+        self._vocab_size = self._say_one_token()
+        self._defaults = model_defaults(self._chat.folder, self._vocab_size)
+        return Ready(
+            weights_bytes=self._chat.weights_bytes,
+            active_bytes=mx.get_active_memory(),
+            peak_bytes=mx.get_peak_memory(),
+            context_tokens=self._chat.context_tokens,
+        )
+
+    def _say_one_token(self) -> int:
+        """The proof that it works. Returns how many tokens the model knows, which may exceed the tokenizer's."""
+        try:
+            ids = render(self._chat.tokenizer, ChatRequest(messages=(Message(role="user", content="Hi"),))).ids
+        except HerdError:
+            ids = list(self._chat.tokenizer.eos_token_ids)[:1]
+        self._batch.insert([ids or [0]], max_tokens=[1])
+        while True:
+            prefilled, said = self._batch.next()
+            if said:
+                return int(said[0].logprobs.shape[-1])
+            if not prefilled:
+                raise RuntimeError("the model said nothing")
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def prepare(self, start: Start) -> Prepared:
+        """Render and check. Raises HerdError(invalid_request) naming the limit that the request breaks."""
+        request = start.request
+        if not isinstance(request, ChatRequest):
+            raise HerdError(ErrorCode.KIND_NOT_SUPPORTED, "This engine holds a chat model; it makes no images.")
+        choice = choose(request.sampling, self._defaults, self._vocab_size)
+        limit = self._chat.context_tokens
+        if limit is not None:
+            if request.max_tokens is not None and request.max_tokens > limit:
+                raise HerdError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"max_tokens is {request.max_tokens}; the context of this model is {limit} tokens.",
+                    f"Ask for fewer, or leave it out for up to {DEFAULT_MAX_TOKENS}.",
+                )
+            self._check_length(least_tokens(request, self._chat.longest_token_chars), limit, "at least ")
+        prompt = render(self._chat.tokenizer, request)
+        max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
+        if limit is not None:
+            self._check_length(len(prompt.ids), limit)
+            max_tokens = min(max_tokens, limit - len(prompt.ids))
+        return Prepared(prompt, choice, max_tokens, request.stop)
+
+    def _check_length(self, tokens: int, limit: int, about: str = "") -> None:
+        if tokens >= limit:
+            raise HerdError(
+                ErrorCode.INVALID_REQUEST,
+                f"The conversation has {about}{tokens} tokens; the context of this model is {limit} tokens, "
+                "and an answer needs some of them.",
+                "Shorten it, or take a model with a longer context.",
+                details={"prompt_tokens": tokens, "context_tokens": limit},
+            )
+
+    def admit(self, start: Start, prepared: Prepared) -> None:
+        """Join the batch; prefill begins with the next step.
+
+        A seeded request does not use the prompt cache: a cached prefix is computed in other pieces, which changes the
+        last bits of the numbers and so, now and then, a token.
+        """
+        ids = prepared.prompt.ids
+        cache, cached = (None, 0) if prepared.choice.seed is not None else self._cache.fetch(ids)
+        speech = Speech(
+            self._chat.tokenizer, self._machines[bool(prepared.prompt.tools)], prepared.prompt, prepared.stops
+        )
+        (uid,) = self._batch.insert(
+            [ids[cached:]],
+            max_tokens=[prepared.max_tokens],
+            caches=[cache],
+            all_tokens=[ids[:cached]],
+            samplers=[sampler_of(prepared.choice)],
+            logits_processors=[processors_of(prepared.choice)],
+            stop_sequences=[self._eos],
+        )
+        run = _Run(start.run, uid, speech, prompt_tokens=len(ids), cached_tokens=cached)
+        self._by_uid[uid] = run
+        self._runs[start.run] = run
+
+    def cancel(self, run: int) -> None:
+        if run in self._runs:
+            self._cancels.append(run)
+
+    # ── stepping ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def step(self, emit: Emit) -> bool:
+        """One token for every stream and at most one chunk of prompts."""
+        self._drop_cancelled(emit)
+        if not self._runs:
+            return False
+        began_s = time.perf_counter()
+        prefilled, said = self._batch.next()
+        now_s = time.perf_counter()
+        for response in prefilled:
+            run = self._by_uid.get(response.uid)
+            if run is not None and not run.prefill_began_s:
+                run.prefill_began_s = began_s
+        deltas: list[RunDelta] = []
+        endings: list[Done | RunFailed] = []
+        for response in said:
+            run = self._by_uid[response.uid]
+            run.first_token_s = run.first_token_s or now_s
+            run.last_token_s = now_s
+            run.completion_tokens += 1
+            self._hear(run, response, deltas, endings)
+        emit(Step(runs=tuple(deltas)))
+        for ending in endings:
+            emit(ending)
+        if not self._runs:
+            mx.clear_cache()
+        return True
+
+    def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[Done | RunFailed]) -> None:
+        """Turn one token of one run into its delta, and end the run where that token ends it."""
+        try:
+            # The token that ends an answer is a marker and not part of it.
+            piece = Piece() if response.finish_reason == "stop" else run.speech.token(response.token)
+            _add(deltas, run.number, piece)
+            if response.finish_reason is None and not run.speech.stopped:
+                return
+            rest, reason = run.speech.end("length" if response.finish_reason == "length" else "stop")
+            _add(deltas, run.number, rest)
+            endings.append(Done(run=run.number, facts=run.facts(reason)))
+        except Exception as error:
+            message = f"The answer could not be put into words: {type(error).__name__}: {error}"
+            endings.append(RunFailed(run=run.number, error=ErrorInfo(code=ErrorCode.INTERNAL, message=message)))
+        self._forget(run)
+        self._keep_cache(run, response)
+
+    def _keep_cache(self, run: _Run, response: Any) -> None:
+        if response.finish_reason is None:
+            removed = self._batch.remove([run.uid], return_prompt_caches=True)
+            cache, ids = removed[run.uid]
+        else:
+            cache, ids = response.prompt_cache, response.all_tokens
+        self._cache.keep(ids, cache)
+
+    def _drop_cancelled(self, emit: Emit) -> None:
+        while self._cancels:
+            run = self._runs.get(self._cancels.popleft())
+            if run is not None:
+                self._batch.remove([run.uid])
+                self._forget(run)
+                emit(RunCancelled(run=run.number))
+
+    def _forget(self, run: _Run) -> None:
+        del self._runs[run.number], self._by_uid[run.uid]
+
+
+def _add(deltas: list[RunDelta], run: int, piece: Piece) -> None:
+    if piece:
+        deltas.append(
+            RunDelta(run=run, text=piece.text, reasoning=piece.reasoning, tool_calls=tuple(piece.tool_calls))
+        )

@@ -1,0 +1,41 @@
+"""The KV caches of finished conversations, so that their next turn computes only what is new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import LRUPromptCache
+
+_NO_COUNT_LIMIT = 1 << 62
+"""The bound is bytes. A bound in sequences makes returning users miss while memory is free."""
+
+
+class PromptCache:
+    """mlx-lm's prefix trie, bounded in bytes. `max_bytes=0` keeps nothing."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._caches = LRUPromptCache(max_size=_NO_COUNT_LIMIT, max_bytes=max_bytes)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._caches.nbytes)
+
+    def fetch(self, ids: list[int]) -> tuple[list[Any] | None, int]:
+        """A copy of the cache with the longest common prefix, and that prefix's length; at least one token of `ids`
+        is always left to compute, since the model needs an input to say something."""
+        if self._max_bytes <= 0 or len(ids) < 2:
+            return None, 0
+        cache, rest = self._caches.fetch_nearest_cache("", ids[:-1])
+        if cache is None:
+            return None, 0
+        return cache, len(ids) - 1 - len(rest)
+
+    def keep(self, ids: list[int], cache: list[Any]) -> None:
+        """Remember the cache of `ids`. One that is larger than the whole bound is not kept, nor are others evicted."""
+        if self._max_bytes <= 0 or sum(layer.nbytes for layer in cache) > self._max_bytes:
+            return
+        # A row taken out of a batch is a lazy copy that holds the whole batch's memory until it is computed.
+        mx.eval([layer.state for layer in cache])
+        self._caches.insert_cache("", list(ids), cache)

@@ -1,0 +1,331 @@
+"""The child process around one engine: `python -m herd_mcp.engines.worker`.
+
+Commands come as JSON lines on stdin, messages leave as JSON lines on a private copy of stdout, both defined in
+`herd_mcp.pipe`. The first command is Load; the answer is LoadingNow …, then Ready or LoadFailed.
+
+Three threads. The reader parses commands and ends the process the moment stdin ends, so that no engine outlives its
+node. The preparer validates, renders and tokenises requests, one after the other. The main thread owns MLX: it loads,
+admits, steps and frees. Every run that was started ends in exactly one of Done, RunFailed, RunCancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from typing import Any, BinaryIO, Literal, NoReturn
+
+from pydantic import ValidationError
+
+from herd_mcp.engines.engine import Engine
+from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError, Kind
+from herd_mcp.pipe import (
+    COMMAND,
+    MAX_LINE_BYTES,
+    Cancel,
+    Done,
+    Load,
+    LoadFailed,
+    LoadingNow,
+    Message,
+    RunCancelled,
+    RunFailed,
+    Start,
+)
+
+log = logging.getLogger("herd_mcp.engine")
+
+EXIT_ENDED = 0
+"""The node closed the pipe."""
+EXIT_FAILED = 1
+"""The model did not load, or a step raised."""
+
+
+class Outbox:
+    """The way out. One write per line; blocks while the node reads slowly."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        line = memoryview(message.model_dump_json(ensure_ascii=True).encode("ascii") + b"\n")
+        with self._lock:
+            try:
+                while line:
+                    line = line[os.write(self._fd, line) :]
+            except BrokenPipeError:
+                os._exit(EXIT_ENDED)
+
+
+class Runs:
+    """Which runs are open, and the guard that each gets one ending and nothing after it."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._lock = threading.RLock()
+        self._phase: dict[int, Literal["waiting", "admitted"]] = {}
+
+    def open(self, run: int) -> bool:
+        """False for a number that is open already."""
+        with self._lock:
+            if run in self._phase:
+                return False
+            self._phase[run] = "waiting"
+            return True
+
+    def admit(self, run: int) -> bool:
+        """False when it ended while it waited."""
+        with self._lock:
+            if run not in self._phase:
+                return False
+            self._phase[run] = "admitted"
+            return True
+
+    def cancel_waiting(self, run: int) -> bool:
+        """End a run that the engine has not seen. True if the engine holds it and must be told."""
+        with self._lock:
+            phase = self._phase.get(run)
+            if phase == "waiting":
+                self.emit(RunCancelled(run=run))
+            return phase == "admitted"
+
+    def emit(self, message: Message) -> None:
+        """Send; an ending closes its run, and a second ending of the same run is dropped."""
+        if isinstance(message, (Done, RunFailed, RunCancelled)):
+            with self._lock:
+                if self._phase.pop(message.run, None) is None:
+                    return
+                self._outbox.send(message)
+        else:
+            self._outbox.send(message)
+
+    def fail_all(self, why: str) -> None:
+        """Fail every open run; `details.admitted` tells which of them the engine was working on."""
+        with self._lock:
+            for run, phase in list(self._phase.items()):
+                self.emit(
+                    RunFailed(
+                        run=run,
+                        error=ErrorInfo(
+                            code=ErrorCode.ENGINE_CRASHED,
+                            message=f"The engine failed while it worked: {why}.",
+                            hint="Send it again; the engine is started anew.",
+                            retryable=True,
+                            details={"admitted": phase == "admitted"},
+                        ),
+                    )
+                )
+
+
+class Worker:
+    """One engine with its threads and queues."""
+
+    def __init__(self, commands: BinaryIO, outbox: Outbox) -> None:
+        self._commands = commands
+        self._outbox = outbox
+        self._runs = Runs(outbox)
+        self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
+        self._unprepared: queue.SimpleQueue[Start] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Start, Any] | Cancel] = queue.SimpleQueue()
+        self._engine: Engine | None = None
+
+    def run(self) -> NoReturn:
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        engine = self._load(self._loads.get())
+        self._engine = engine
+        threading.Thread(target=self._prepare, args=(engine,), name="preparer", daemon=True).start()
+        self._serve(engine)
+
+    # ── main thread ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _load(self, load: Load) -> Engine:
+        told = -1.0
+
+        def report(fraction: float) -> None:
+            nonlocal told
+            if fraction >= told + 0.01:
+                told = fraction
+                self._outbox.send(LoadingNow(fraction=min(1.0, fraction)))
+
+        try:
+            report(0.0)
+            engine = make_engine(load.spec.kind)
+            ready = engine.load(load.spec, report)
+        except HerdError as error:
+            _end_unloaded(self._outbox, error.info)
+        except Exception as error:
+            traceback.print_exc()
+            _end_unloaded(
+                self._outbox,
+                ErrorInfo(
+                    code=ErrorCode.INTERNAL,
+                    message=f"The model {load.spec.model} did not load: {_describe(error)}.",
+                    hint="The engine's log has the whole story.",
+                ),
+            )
+        self._outbox.send(ready)
+        return engine
+
+    def _serve(self, engine: Engine) -> NoReturn:
+        busy = False
+        while True:
+            try:
+                command = self._inbox.get(block=not busy)
+            except queue.Empty:
+                busy = self._step(engine)
+                continue
+            self._obey(engine, command)
+            busy = True
+
+    def _obey(self, engine: Engine, command: tuple[Start, Any] | Cancel) -> None:
+        if isinstance(command, Cancel):
+            engine.cancel(command.run)
+            return
+        start, prepared = command
+        if not self._runs.admit(start.run):
+            return
+        try:
+            engine.admit(start, prepared)
+        except Exception as error:
+            self._runs.emit(RunFailed(run=start.run, error=_error_info(error)))
+
+    def _step(self, engine: Engine) -> bool:
+        try:
+            return engine.step(self._runs.emit)
+        except Exception as error:
+            traceback.print_exc()
+            self._runs.fail_all(_describe(error))
+            _end(EXIT_FAILED)
+
+    # ── other threads ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _prepare(self, engine: Engine) -> None:
+        while True:
+            start = self._unprepared.get()
+            try:
+                prepared = engine.prepare(start)
+            except Exception as error:
+                self._runs.emit(RunFailed(run=start.run, error=_error_info(error)))
+            else:
+                self._inbox.put((start, prepared))
+
+    def _read(self) -> None:
+        try:
+            loaded = False
+            while line := self._commands.readline(MAX_LINE_BYTES + 1):
+                if not line.endswith(b"\n") and len(line) > MAX_LINE_BYTES:
+                    _skip_line(self._commands)
+                    log.error("a command is longer than %d bytes; ignored", MAX_LINE_BYTES)
+                    continue
+                command = self._parse(line)
+                if isinstance(command, Load):
+                    if loaded:
+                        log.error("a second load; ignored, this process serves one model")
+                        continue
+                    loaded = True
+                    self._loads.put(command)
+                elif isinstance(command, Start):
+                    self._start(command)
+                elif isinstance(command, Cancel):
+                    self._cancel(command)
+        except BaseException:
+            traceback.print_exc()
+            _end(EXIT_FAILED)
+        _end(EXIT_ENDED)
+
+    def _parse(self, line: bytes) -> Load | Start | Cancel | None:
+        try:
+            return COMMAND.validate_json(line)
+        except ValidationError as error:
+            what = "; ".join(problem["msg"] for problem in error.errors(include_input=False, include_url=False)[:3])
+            log.error("not a command, ignored (%d bytes): %s", len(line), what)
+            return None
+
+    def _start(self, start: Start) -> None:
+        if self._runs.open(start.run):
+            self._unprepared.put(start)
+        else:
+            log.error("run %d is open already; the second start is ignored", start.run)
+
+    def _cancel(self, cancel: Cancel) -> None:
+        if not self._runs.cancel_waiting(cancel.run):
+            return
+        # Twice, in this order: the direct call reaches an engine in the middle of a long step, the queued one an
+        # engine whose `admit` had not returned yet.
+        self._inbox.put(cancel)
+        if self._engine is not None:
+            self._engine.cancel(cancel.run)
+
+
+# ── Small parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_engine(kind: Kind) -> Engine:
+    """Import the one engine that is needed; each takes seconds and hundreds of megabytes."""
+    import mlx.core as mx
+
+    if mx.default_device().type == mx.DeviceType.cpu:
+        # Without a GPU `mx.compile` calls the machine's C++ compiler, which may be absent and costs seconds when not.
+        mx.disable_compile()
+    if kind == "chat":
+        from herd_mcp.engines.chat import ChatEngine
+
+        return ChatEngine()
+    from herd_mcp.engines.image import ImageEngine
+
+    return ImageEngine()
+
+
+def _skip_line(commands: BinaryIO) -> None:
+    while (part := commands.readline(1 << 20)) and not part.endswith(b"\n"):
+        pass
+
+
+def _describe(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:500].rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _error_info(error: Exception) -> ErrorInfo:
+    if isinstance(error, HerdError):
+        return error.info
+    traceback.print_exception(error)
+    return ErrorInfo(code=ErrorCode.INTERNAL, message=f"The request could not be run: {_describe(error)}.")
+
+
+def _end(code: int) -> NoReturn:
+    """End at once: no destructors, which could wait for a GPU or a lock."""
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _end_unloaded(outbox: Outbox, error: ErrorInfo) -> NoReturn:
+    outbox.send(LoadFailed(error=error))
+    _end(EXIT_FAILED)
+
+
+def main() -> NoReturn:
+    """Take stdin and stdout for the node alone: what libraries print goes to the log, and they read nothing."""
+    events = os.dup(1)
+    commands = os.dup(0)
+    os.dup2(2, 1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    for fd in (events, commands):
+        os.set_inheritable(fd, False)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Ctrl-C in a terminal reaches every process of the group; the node decides when an engine ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An engine loads what lies on the disk; it never downloads.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    Worker(os.fdopen(commands, "rb"), Outbox(events)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""How the herd is: figures and advice from what the nodes tell. Pure functions; advice is free, only trouble costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from herd_mcp.node.statistics import DayFigures
+from herd_mcp.settings import GIB, Settings
+from herd_mcp.state import FleetHealth, ModelInfo, NodeState, Recommendation, Vitals
+
+COST = {"info": 0, "warning": 10, "critical": 30}
+ERROR_RATE_WARNING_PCT = 10.0
+ERROR_RATE_MIN_JOBS = 5
+DISK_WARNING_BYTES = 10 * GIB
+
+
+def fleet_health(
+    nodes: Sequence[NodeState],
+    models: Sequence[ModelInfo],
+    day: DayFigures,
+    *,
+    settings: Settings,
+    gallery_bytes: int,
+    disk_free_bytes: int,
+    damaged_history: str = "",
+) -> FleetHealth:
+    """The health of the herd now. `damaged_history`: where an unreadable database was moved, if one was."""
+    error_rate_pct = round(100 * day.failed / day.total, 1) if day.total else 0.0
+    recommendations = [
+        *_models(models),
+        *_errors(day, error_rate_pct),
+        *_disk(settings, gallery_bytes, disk_free_bytes),
+        *_nodes(nodes),
+    ]
+    if damaged_history:
+        recommendations.append(_damaged(damaged_history))
+    score = max(0, 100 - sum(COST[item.severity] for item in recommendations))
+    states = [node.status for node in nodes]
+    vitals = Vitals(
+        nodes_total=len(nodes),
+        nodes_online=states.count("online"),
+        nodes_degraded=states.count("degraded") + states.count("draining"),
+        nodes_offline=states.count("offline"),
+        overall_error_rate_pct=error_rate_pct,
+        cold_loads_24h=day.cold_loads,
+        avg_ttft_ms=day.avg_ttft_ms,
+        total_requests_24h=day.total,
+        total_retries_24h=day.retries,
+        client_disconnects_24h=day.disconnects,
+        incomplete_streams_24h=day.interrupted_streams,
+        image_generations_24h=day.images,
+        transcriptions_24h=0,
+        health_score=score,
+    )
+    return FleetHealth(vitals=vitals, recommendations=tuple(recommendations), checked_at=time.time())
+
+
+def _models(models: Sequence[ModelInfo]) -> list[Recommendation]:
+    found = [
+        Recommendation(
+            check_id=f"no_{kind}_model",
+            severity="info",
+            title=f"Only the built-in {kind} model is here",
+            description=f"The built-in {kind} model is a tiny one that shows that everything works.",
+            fix=fix,
+        )
+        for kind, fix in (
+            ("chat", "hf download mlx-community/Qwen3-4B-4bit"),
+            ("image", "hf download filipstrand/Z-Image-Turbo-mflux-4bit"),
+        )
+        if not any(model.kind == kind and model.usable and not model.builtin for model in models)
+    ]
+    found += [
+        Recommendation(
+            check_id="model_incomplete",
+            severity="info",
+            title=f"{model.name} is not whole",
+            description=f"{model.problem}.",
+            fix=f"hf download {model.name}",
+            data={"model": model.name},
+        )
+        for model in models
+        if not model.complete
+    ]
+    return found
+
+
+def _errors(day: DayFigures, error_rate_pct: float) -> list[Recommendation]:
+    if day.total < ERROR_RATE_MIN_JOBS or error_rate_pct < ERROR_RATE_WARNING_PCT:
+        return []
+    return [
+        Recommendation(
+            check_id="error_rate",
+            severity="warning",
+            title=f"{error_rate_pct:g}% of the jobs of the last 24 hours failed",
+            description=f"{day.failed} of {day.total} jobs failed.",
+            fix="herd-mcp jobs --status failed",
+            data={"failed": day.failed, "total": day.total},
+        )
+    ]
+
+
+def _disk(settings: Settings, gallery_bytes: int, disk_free_bytes: int) -> list[Recommendation]:
+    found = []
+    if disk_free_bytes < DISK_WARNING_BYTES:
+        found.append(
+            Recommendation(
+                check_id="disk_low",
+                severity="critical" if disk_free_bytes < GIB else "warning",
+                title=f"{disk_free_bytes / GIB:.1f} GiB of disk are free",
+                description="Images and the job history need room; a full disk fails jobs.",
+                fix="Make room on the disk of HERD_HOME; `herd-mcp config --path` says where it is.",
+                data={"free_bytes": disk_free_bytes},
+            )
+        )
+    if gallery_bytes > settings.gallery_warn_bytes:
+        found.append(
+            Recommendation(
+                check_id="gallery_large",
+                severity="info",
+                title=f"Images take {gallery_bytes / GIB:.1f} GiB",
+                description="Nothing is deleted unasked.",
+                fix="Move what you want to keep out of HERD_HOME/images and delete the rest yourself.",
+                data={"bytes": gallery_bytes},
+            )
+        )
+    return found
+
+
+def _nodes(nodes: Sequence[NodeState]) -> list[Recommendation]:
+    return [
+        Recommendation(
+            check_id=f"node_{node.status}",
+            severity="warning",
+            title=f"{node.name} is {node.status}",
+            description=node.reason or "It takes no new jobs.",
+            fix="herd-mcp up" if node.status in ("draining", "offline") else "herd-mcp doctor",
+            node_id=node.node_id,
+        )
+        for node in nodes
+        if node.status != "online"
+    ]
+
+
+def _damaged(moved_to: str) -> Recommendation:
+    return Recommendation(
+        check_id="history_damaged",
+        severity="warning",
+        title="The job history could not be read and was started anew",
+        description=f"The old database was moved to {moved_to}. Images are kept; the list of earlier jobs is not.",
+        fix="herd-mcp doctor",
+    )

@@ -1,0 +1,55 @@
+"""The events of one job, for any number of readers. A reader holds a place in a shared list, so a slow one costs
+nothing; the list is bounded by the job itself (steps, max_tokens)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from herd_mcp.jobs import ErrorCode, HerdError, JobEvent
+
+
+class JobLog:
+    """Append-only; `seq` rises by one from 1. Closed by its terminal event."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.events: list[JobEvent] = []
+        self._more = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.abandoned = False
+
+    def append(self, event: JobEvent) -> JobEvent:
+        """Number the event and wake the readers."""
+        numbered = event.model_copy(update={"job_id": self.job_id, "seq": len(self.events) + 1})
+        self.events.append(numbered)
+        self._more.set()
+        self._more = asyncio.Event()
+        if numbered.type in ("completed", "failed", "cancelled"):
+            self.closed.set()
+        return numbered
+
+    def abandon(self) -> None:
+        """The node ends while the job is not over: readers leave with HerdError(interrupted)."""
+        self.abandoned = True
+        self.closed.set()
+        self._more.set()
+
+    async def read(self, after_seq: int = 0) -> AsyncIterator[JobEvent]:
+        """Every event after `after_seq`, then those to come, to the terminal one."""
+        place = max(after_seq, 0)
+        while True:
+            while place < len(self.events):
+                event = self.events[place]
+                place += 1
+                yield event
+            if self.abandoned:
+                raise HerdError(
+                    ErrorCode.INTERRUPTED,
+                    "The node is ending; the image is drawn when it is back.",
+                    f"Ask for {self.job_id} then: `herd-mcp jobs`, or the tool get_job.",
+                    retryable=True,
+                )
+            if self.closed.is_set():
+                return
+            await self._more.wait()

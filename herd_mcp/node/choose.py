@@ -1,0 +1,96 @@
+"""From the name in a request to a model on this disk. Pure: the list of models comes in, one or an error comes out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from herd_mcp.jobs import ErrorCode, HerdError, Kind
+from herd_mcp.node.image_families import all_families, find_family
+from herd_mcp.state import ModelInfo
+
+
+def choose(models: Sequence[ModelInfo], kind: Kind, name: str | None, preferred: str | None) -> ModelInfo:
+    """The model that serves a request.
+
+    `name` is what the request says, `preferred` the owner's setting for requests that say nothing. Raises HerdError:
+    model_not_found with the nearest names, kind_not_supported, model_incomplete.
+    """
+    if name is None:
+        return _named(models, kind, preferred) if preferred else default(models, kind)
+    return _named(models, kind, name)
+
+
+def default(models: Sequence[ModelInfo], kind: Kind) -> ModelInfo:
+    """A loaded model before others, real ones before built-in ones, then the largest."""
+    able = [model for model in models if model.kind == kind and model.usable]
+    if not able:
+        raise HerdError(ErrorCode.MODEL_NOT_FOUND, f"There is no {kind} model on this Mac.", _how_to_get(None))
+    return max(able, key=lambda model: (not model.builtin, model.loaded, model.bytes))
+
+
+def _named(models: Sequence[ModelInfo], kind: Kind, name: str) -> ModelInfo:
+    matches = [model for model in models if _means(model, name)]
+    if not matches and kind == "image" and (family := find_family(name)):
+        matches = [model for model in models if model.kind == "image" and model.family == family.key]
+    right = [model for model in matches if model.kind == kind]
+    if matches and not right:
+        raise HerdError(
+            ErrorCode.KIND_NOT_SUPPORTED,
+            f"{matches[0].name} is a {matches[0].kind} model and cannot serve {kind} requests.",
+            f"`herd-mcp models` lists the {kind} models of this Mac.",
+            details={"kind": matches[0].kind},
+        )
+    if not right:
+        raise _not_found(models, kind, name)
+    usable = [model for model in right if model.usable]
+    if not usable:
+        raise _not_usable(right[0])
+    # By its own name before by an alias that several share; then as `default` would.
+    return max(usable, key=lambda model: (model.name.lower() == name.lower(), model.loaded, model.bytes))
+
+
+def _not_usable(model: ModelInfo) -> HerdError:
+    if not model.complete:
+        return HerdError(
+            ErrorCode.MODEL_INCOMPLETE,
+            f"{model.name} is on this Mac but not whole: {model.problem}.",
+            f"Download it again: `hf download {model.name}`.",
+        )
+    return HerdError(
+        ErrorCode.KIND_NOT_SUPPORTED,
+        f"{model.name} cannot be used here: {model.problem}.",
+        "`herd-mcp models` lists the others.",
+    )
+
+
+def _means(model: ModelInfo, name: str) -> bool:
+    return name.lower() in (known.lower() for known in (model.name, *model.aliases))
+
+
+def _not_found(models: Sequence[ModelInfo], kind: Kind, name: str) -> HerdError:
+    here = {
+        known.lower(): model.name for model in models if model.kind == kind for known in (model.name, *model.aliases)
+    }
+    close = difflib.get_close_matches(name.lower(), here, n=3, cutoff=0.4)
+    nearest = list(dict.fromkeys(here[match] for match in close))
+    family = find_family(name) if kind == "image" else None
+    message = f"There is no {kind} model {name!r} on this Mac."
+    hint = f"Did you mean {' or '.join(nearest)}? " if nearest and family is None else ""
+    return HerdError(
+        ErrorCode.MODEL_NOT_FOUND,
+        message,
+        hint + _how_to_get(family.repo if family else None),
+        details={"nearest": nearest, "known_to_mflux": _near_families(name) if kind == "image" else []},
+    )
+
+
+def _near_families(name: str) -> list[str]:
+    names = [known for family in all_families() for known in (family.key, *family.aliases)]
+    return difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+
+
+def _how_to_get(repo: str | None) -> str:
+    if repo:
+        return f"Get it with `hf download {repo}`; it is found in the Hugging Face cache by itself."
+    return "`herd-mcp models` lists what is here; `hf download REPOSITORY` gets another."

@@ -1,0 +1,247 @@
+"""Every job in SQLite: written before its id is told, read after a crash. One writer thread, commits in groups.
+
+Reads go through a connection of their own in worker threads; WAL lets them run beside the writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from herd_mcp.jobs import ErrorCode, HerdError, Job
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_PENDING_WRITES = 10_000
+CLOSE_S = 10.0
+
+MIGRATIONS: tuple[str, ...] = (
+    # Append only; PRAGMA user_version counts what was applied.
+    """
+    CREATE TABLE jobs (
+        id TEXT PRIMARY KEY, kind TEXT NOT NULL, status TEXT NOT NULL, client TEXT NOT NULL,
+        created_at REAL NOT NULL, finished_at REAL, model TEXT NOT NULL, node TEXT NOT NULL, job TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX jobs_by_time ON jobs (created_at);
+    CREATE INDEX jobs_by_status ON jobs (status, created_at);
+    CREATE INDEX jobs_by_kind ON jobs (kind, created_at);
+    """,
+)
+
+_UPSERT = """
+INSERT INTO jobs (id, kind, status, client, created_at, finished_at, model, node, job) VALUES (?,?,?,?,?,?,?,?,?)
+ON CONFLICT (id) DO UPDATE SET status=excluded.status, finished_at=excluded.finished_at, model=excluded.model,
+node=excluded.node, job=excluded.job
+"""
+
+
+_Write = tuple[str, Sequence[Any], "asyncio.Future[None]"]
+
+
+class History:
+    """The jobs of one node. Open with `await History.open(path)`, end with `await history.close()`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.moved_aside: Path | None = None
+        """Where a database that could not be read was put, for a message to the owner."""
+        self._writes: queue.Queue[_Write | None] = queue.Queue(MAX_PENDING_WRITES)
+        self._reading = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        self._thread = threading.Thread(target=self._write_loop, name="history-writer", daemon=True)
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def open(cls, path: Path) -> History:
+        """Open or create the database; one that is damaged is moved aside, never deleted. Raises HerdError(disk)."""
+        history = cls(path)
+        await asyncio.to_thread(history._prepare)
+        history._thread.start()
+        return history
+
+    def write(self, job: Job) -> asyncio.Future[None]:
+        """Queue the job as it is now; the future is done when it is on disk. Writes keep their order."""
+        row = (
+            job.id, job.kind, job.status, job.client, job.created_at, job.finished_at, job.model,
+            job.attempts[-1].node if job.attempts else "", job.model_dump_json(exclude_defaults=True),
+        )  # fmt: skip
+        future: asyncio.Future[None] = self._loop.create_future()
+        try:
+            self._writes.put_nowait((_UPSERT, row, future))
+        except queue.Full:
+            future.set_exception(_disk_error("more writes wait than the disk can take"))
+        return future
+
+    async def save(self, job: Job) -> None:
+        """Write the job; returns when it is on disk. Raises HerdError(disk)."""
+        await self.write(job)
+
+    async def get(self, job_id: str) -> Job | None:
+        rows = await self._select("SELECT job FROM jobs WHERE id = ?", job_id)
+        return rows[0] if rows else None
+
+    async def newest(self, limit: int, status: str | None = None) -> list[Job]:
+        """The newest jobs first."""
+        if status:
+            return await self._select(
+                "SELECT job FROM jobs WHERE status = ? ORDER BY created_at DESC LIMIT ?", status, limit
+            )
+        return await self._select("SELECT job FROM jobs ORDER BY created_at DESC LIMIT ?", limit)
+
+    async def unfinished(self) -> list[Job]:
+        """What was accepted and has no outcome, oldest first: the work of a node that was killed."""
+        return await self._select(
+            "SELECT job FROM jobs WHERE status IN ('queued', 'loading', 'running') ORDER BY created_at"
+        )
+
+    async def forget_answers(self, finished_before: float) -> int:
+        """Drop the answers of chats that ended before this Unix time, at most 1,000 at once. Returns how many."""
+        jobs = await self._select(
+            "SELECT job FROM jobs WHERE kind = 'chat' AND finished_at < ? AND json_extract(job, '$.result') IS NOT NULL"
+            " LIMIT 1000",
+            finished_before,
+        )
+        await asyncio.gather(*(self.save(job.model_copy(update={"result": None})) for job in jobs))
+        return len(jobs)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `query` with a connection in a worker thread. Raises HerdError(disk)."""
+
+        def work() -> T:
+            with self._reading:
+                if self._reader is None:
+                    self._reader = self._connect()
+                return query(self._reader)
+
+        try:
+            return await asyncio.to_thread(work)
+        except sqlite3.Error as error:
+            raise _disk_error(str(error)) from error
+
+    async def close(self) -> None:
+        """Write what waits, then end the writer."""
+        await asyncio.to_thread(self._writes.put, None, True, CLOSE_S)
+        await asyncio.to_thread(self._thread.join, CLOSE_S)
+        with self._reading:
+            if self._reader is not None:
+                self._reader.close()
+
+    async def _select(self, statement: str, *parameters: Any) -> list[Job]:
+        rows = await self.read(lambda connection: connection.execute(statement, parameters).fetchall())
+        return [job for row in rows if (job := _job(row[0])) is not None]
+
+    # ── in threads ──
+
+    def _connect(self) -> sqlite3.Connection:
+        # Used by one thread at a time: the writer's own, or a worker thread that holds `_reading`.
+        connection = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            if sys.platform == "darwin":  # fsync alone does not reach the platter there
+                connection.execute("PRAGMA fullfsync = 1")
+                connection.execute("PRAGMA checkpoint_fullfsync = 1")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self) -> None:
+        try:
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # the disk, not the file
+                raise _disk_error(str(error)) from error
+            self.moved_aside = _move_aside(self.path)
+            log.error("%s cannot be read (%s); moved to %s", self.path, error, self.moved_aside)
+            self._migrate()
+
+    def _migrate(self) -> None:
+        connection = self._connect()
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+                connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
+        finally:
+            connection.close()
+        self.path.chmod(0o600)
+
+    def _write_loop(self) -> None:
+        connection = self._connect()
+        try:
+            while (first := self._writes.get()) is not None:
+                batch = [first]
+                last = False
+                while not self._writes.empty():
+                    following = self._writes.get()
+                    if following is None:
+                        last = True
+                        break
+                    batch.append(following)
+                self._commit(connection, batch)
+                if last:
+                    break
+        finally:
+            connection.close()
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Write]) -> None:
+        problem: HerdError | None = None
+        try:
+            connection.execute("BEGIN")
+            for statement, parameters, _ in batch:
+                connection.execute(statement, parameters)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            log.exception("cannot write %s", self.path)
+            problem = _disk_error(str(error))
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        futures = [future for _, _, future in batch]
+        self._loop.call_soon_threadsafe(_resolve, futures, problem)
+
+
+def _resolve(futures: list[asyncio.Future[None]], problem: HerdError | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if problem is None:
+            future.set_result(None)
+        else:
+            future.set_exception(HerdError.of(problem.info))
+
+
+def _job(text: str) -> Job | None:
+    try:
+        return Job.model_validate_json(text)
+    except ValidationError:
+        log.exception("a job in the database cannot be read; it is left out")
+        return None
+
+
+def _move_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return aside
+
+
+def _disk_error(reason: str) -> HerdError:
+    return HerdError(
+        ErrorCode.DISK,
+        f"The job history cannot be written or read: {reason}.",
+        "Check free space and permissions with `herd-mcp doctor`.",
+        retryable=True,
+    )

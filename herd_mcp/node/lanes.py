@@ -1,0 +1,138 @@
+"""What one node knows about its work: a lane per engine with the runs that wait, and the engine that serves them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from herd_mcp.jobs import ErrorInfo, Request, ToolCall
+from herd_mcp.pipe import EngineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKey:
+    """Jobs with the same key share an engine: the model, and for images the bits it is quantised to."""
+
+    model: str
+    quantize: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job needs: which engine, how it is loaded, and what that reserves."""
+
+    key: EngineKey
+    spec: EngineSpec
+    reserve_bytes: int
+    capacity: int
+    """Runs the engine takes at the same time."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One attempt of one job on this node. Times are seconds of the node's monotonic clock."""
+
+    number: int
+    job_id: str
+    attempt: int
+    request: Request
+    key: EngineKey
+    spool: str
+    submitted_at: float
+    deadline_at: float
+    held: bool = True
+    """Not to be started yet: the job is not on disk."""
+    started_at: float | None = None
+    load_s: float = 0.0
+    first_token_at: float | None = None
+    cancelling: bool = False
+    ended: bool = False
+    """Its end was told (a timeout), but the engine has not let go of it yet."""
+    step: int = 0
+    steps: int = 0
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Engine:
+    """One engine process, as the node sees it."""
+
+    generation: int
+    """Tells this process from an earlier one of the same lane."""
+    reserved_bytes: int
+    started_at: float
+    phase: Literal["starting", "ready"] = "starting"
+    condemned: bool = False
+    """Its end was ordered: it gets no more work and holds its memory until it is gone."""
+    ready_at: float | None = None
+    last_used_at: float = 0.0
+    last_progress_at: float = 0.0
+    running: dict[int, Run] = field(default_factory=dict)
+    load_error: ErrorInfo | None = None
+
+
+@dataclass(slots=True)
+class Lane:
+    """The work for one engine, whether or not the engine is there."""
+
+    plan: Plan
+    engine: Engine | None = None
+    waiting: deque[Run] = field(default_factory=deque)
+    mean_run_s: float | None = None
+    """Moving average of the time a run took in the engine."""
+
+    @property
+    def head(self) -> Run | None:
+        """The first run that may start."""
+        return next((run for run in self.waiting if not run.held), None)
+
+    def eta_s(self, position: int) -> float | None:
+        """Seconds until the run at `position` (0 is next) starts, where past runs tell."""
+        if self.mean_run_s is None:
+            return None
+        running = len(self.engine.running) if self.engine else 0
+        return round(self.mean_run_s * (position + running) / self.plan.capacity, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that decisions need. Seconds and bytes as in settings.py."""
+
+    queue_limit: int
+    idle_unload_s: float
+    load_timeout_s: float
+    engine_stall_s: float
+    budget_bytes: int
+
+
+@dataclass(slots=True)
+class State:
+    """All mutable state of one node. Changed by `decide` and by nothing else."""
+
+    node: str
+    limits: Limits
+    draining: bool = False
+    lanes: dict[EngineKey, Lane] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    """By job id: every run whose end was not told yet."""
+    next_number: int = 1
+
+    def engines(self) -> Iterator[tuple[Lane, Engine]]:
+        """The lanes that have an engine, and it."""
+        for lane in self.lanes.values():
+            if lane.engine is not None:
+                yield lane, lane.engine
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What is promised to engines now, those that are just ending included."""
+        return sum(engine.reserved_bytes for _, engine in self.engines())
+
+    def number(self) -> int:
+        """A number not used before, for a run or for an engine process."""
+        self.next_number += 1
+        return self.next_number

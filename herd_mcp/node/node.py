@@ -1,0 +1,365 @@
+"""The one owner of this Mac's state: it feeds `decide` with what happened and carries out what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+from herd_mcp import pipe
+from herd_mcp.jobs import (
+    ChatRequest,
+    ErrorCode,
+    ErrorInfo,
+    Failed,
+    HerdError,
+    ImageRequest,
+    Job,
+    JobEvent,
+    Kind,
+    Request,
+)
+from herd_mcp.node import memory
+from herd_mcp.node.choose import choose
+from herd_mcp.node.decide import (
+    Cancel,
+    Drain,
+    Effect,
+    EndEngine,
+    Event,
+    Exited,
+    Heard,
+    Refuse,
+    Release,
+    Send,
+    StartEngine,
+    Submit,
+    Tell,
+    Tick,
+    Unload,
+    decide,
+    next_tick_at,
+)
+from herd_mcp.node.engines import EngineProcess
+from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
+from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
+from herd_mcp.node.models import find_models
+from herd_mcp.settings import Settings
+from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
+
+log = logging.getLogger(__name__)
+
+LIST_FRESH_S = 5.0
+"""How long a look at the disk counts for a list of models; then the next question looks again."""
+KNOWN_FRESH_S = 60.0
+"""The same for a job whose model is known, which shall not wait for the disk."""
+END_S = 15.0
+
+
+class Inbox:
+    """The events of one attempt, from the node to the job's owner. The owner reads at once and only appends to its
+    log, so what waits here is bounded by one step of the engine."""
+
+    def __init__(self) -> None:
+        self._events: deque[JobEvent] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, event: JobEvent) -> None:
+        self._events.append(event)
+        self._arrived.set()
+
+    async def take(self) -> JobEvent:
+        while not self._events:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._events.popleft()
+
+
+class Node:
+    """Runs jobs on this Mac. Use as an async context manager; `reserve`, then `run`."""
+
+    def __init__(self, settings: Settings, home: Path, node_id: str, version: str) -> None:
+        self.settings = settings
+        self.node_id = node_id
+        self.name = settings.node_name
+        self.version = version
+        self.home = home
+        self.started_at = time.time()
+        self.budget_bytes = memory.budget_bytes(settings, hardware().total_bytes)
+        self._state = State(
+            node=settings.node_name,
+            limits=Limits(
+                queue_limit=settings.queue_limit,
+                idle_unload_s=settings.idle_unload_s,
+                load_timeout_s=settings.load_timeout_s,
+                engine_stall_s=settings.engine_stall_s,
+                budget_bytes=self.budget_bytes,
+            ),
+        )
+        self._inboxes: dict[tuple[str, int], Inbox] = {}
+        self._engines: dict[tuple[EngineKey, int], EngineProcess | None] = {}
+        self._ended: dict[tuple[EngineKey, int], str] = {}
+        """Engines whose end was ordered before their process was there."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._todo: deque[Event] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._models: list[ModelInfo] = []
+        self._models_at = float("-inf")
+        self._looking = asyncio.Lock()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when an engine comes or goes."""
+
+    # ── jobs ──
+
+    async def plan(self, request: Request) -> Plan:
+        """Which engine serves the request. Raises HerdError: model_not_found, model_incomplete, kind_not_supported,
+        invalid_request for a size over max_image_px."""
+        preferred = self._preferred(request.kind)
+        try:
+            model = choose(await self.models(fresh_s=KNOWN_FRESH_S), request.kind, request.model, preferred)
+        except HerdError:  # it may have come since the last look
+            model = choose(await self.models(fresh_s=0), request.kind, request.model, preferred)
+        if isinstance(request, ImageRequest):
+            self._check_size(request)
+        quantize = self._quantize(request, model)
+        spec = pipe.EngineSpec(
+            kind=model.kind,
+            model=model.name,
+            path=model.path,
+            family=model.family,
+            quantize=quantize,
+            prompt_cache_bytes=self.settings.prompt_cache_bytes,
+            max_batch=self.settings.chat_batch,
+        )
+        return Plan(
+            key=EngineKey(model.name, quantize),
+            spec=spec,
+            reserve_bytes=memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin),
+            capacity=self.settings.chat_batch if model.kind == "chat" else 1,
+        )
+
+    def reserve(self, job: Job, attempt: int, plan: Plan, *, spool: str = "", forced: bool = False) -> None:
+        """Take a place for the job, or raise HerdError (busy, insufficient_memory, draining). It waits for `run`."""
+        assert job.request is not None
+        refusals: list[ErrorInfo] = []
+        timeout_s = self.settings.job_timeout_s
+        self._inboxes[job.id, attempt] = Inbox()
+        self._dispatch(Submit(job.id, attempt, job.request, plan, spool, timeout_s, forced), refusals)
+        if refusals:
+            del self._inboxes[job.id, attempt]
+            raise HerdError.of(refusals[0])
+
+    async def run(self, job_id: str, attempt: int) -> AsyncGenerator[JobEvent, None]:
+        """The events of one reserved attempt, to its end. Leaving early cancels it."""
+        inbox = self._inboxes[job_id, attempt]
+        ended = False
+        try:
+            self._dispatch(Release(job_id))
+            while not ended:
+                event = await inbox.take()
+                ended = event.type in ("completed", "failed", "cancelled")
+                yield event
+        finally:
+            if not ended:
+                self.cancel(job_id)
+            self._inboxes.pop((job_id, attempt), None)
+
+    def cancel(self, job_id: str) -> None:
+        """End the job's run at its next token or step; `run` yields the outcome. Unknown ids are fine."""
+        self._dispatch(Cancel(job_id))
+
+    def unload(self, model: str) -> None:
+        """End the idle engines of a model."""
+        for key in [key for key in self._state.lanes if key.model == model]:
+            self._dispatch(Unload(key))
+
+    # ── what there is ──
+
+    async def models(self, fresh_s: float = LIST_FRESH_S) -> list[ModelInfo]:
+        """What is on the disk, looked at no longer than `fresh_s` ago, with what is loaded and the default now."""
+        async with self._looking:
+            if time.monotonic() - self._models_at > fresh_s:
+                self._models = await asyncio.to_thread(find_models, self.settings, self.home)
+                self._models_at = time.monotonic()
+        loaded = {lane.plan.key.model for lane, engine in self._state.engines() if engine.phase == "ready"}
+        models = [model.model_copy(update={"loaded": model.name in loaded}) for model in self._models]
+        defaults = set()
+        for kind in ("chat", "image"):
+            try:
+                defaults.add(choose(models, kind, None, self._preferred(kind)).name)
+            except HerdError:
+                continue
+        return [model.model_copy(update={"default": model.name in defaults}) for model in models]
+
+    def state(self) -> NodeState:
+        """This node as it is now."""
+        facts = hardware()
+        now = time.monotonic()
+        engines = [
+            EngineState(
+                model=lane.plan.key.model,
+                kind=lane.plan.spec.kind,
+                quantize=lane.plan.key.quantize,
+                phase="stopping" if engine.condemned else engine.phase,
+                pid=process.pid if (process := self._engines.get((lane.plan.key, engine.generation))) else None,
+                reserved_bytes=engine.reserved_bytes,
+                resident_bytes=resident_bytes(process.pid) if process else None,
+                running=len(engine.running),
+                queued=len(lane.waiting),
+                idle_s=0.0 if engine.running else round(now - engine.last_used_at, 1),
+            )
+            for lane, engine in self._state.engines()
+        ]
+        return NodeState(
+            node_id=self.node_id,
+            name=self.name,
+            version=self.version,
+            status="draining" if self._state.draining else "online",
+            platform=facts.platform,
+            chip=facts.chip,
+            cpu_cores=facts.cpu_cores,
+            memory=MemoryState(
+                total_bytes=facts.total_bytes,
+                available_bytes=available_bytes(),
+                budget_bytes=self.budget_bytes,
+                reserved_bytes=self._state.reserved_bytes,
+            ),
+            engines=tuple(engines),
+            queued=sum(run.started_at is None for run in self._state.runs.values()),
+            running=sum(run.started_at is not None for run in self._state.runs.values()),
+            started_at=self.started_at,
+        )
+
+    # ── life ──
+
+    @property
+    def draining(self) -> bool:
+        return self._state.draining
+
+    def drain(self) -> None:
+        """Take no new jobs from now on."""
+        self._dispatch(Drain())
+
+    async def close(self) -> None:
+        """End every engine and wait until all are gone. Runs still going fail as `interrupted`."""
+        self.drain()
+        for inbox in self._inboxes.values():
+            inbox.put(Failed(error=_interrupted()))
+        for engine in self._engines.values():
+            if engine is not None:
+                engine.end("the node ended")
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=END_S)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # ── decisions ──
+
+    def _dispatch(self, event: Event, refusals: list[ErrorInfo] | None = None) -> None:
+        """One step of the owner. What carrying out an effect brings about is done after it, never inside it."""
+        self._todo.append(event)
+        if len(self._todo) > 1:
+            return
+        while self._todo:
+            for effect in decide(self._state, self._todo[0], time.monotonic()):
+                self._carry_out(effect, refusals)
+            self._todo.popleft()
+        if not (isinstance(event, Heard) and isinstance(event.message, pipe.Step)):
+            self._set_timer()  # a step only moves what is due to later: the hot path leaves the timer as it is
+
+    def _carry_out(self, effect: Effect, refusals: list[ErrorInfo] | None) -> None:
+        match effect:
+            case Tell(job_id, attempt, event):
+                if inbox := self._inboxes.get((job_id, attempt)):
+                    inbox.put(event)
+            case Send(key, generation, command):
+                if engine := self._engines.get((key, generation)):
+                    engine.send(command)
+            case StartEngine(key, generation, spec):
+                self._engines[key, generation] = None
+                task = asyncio.create_task(self._run_engine(key, generation, spec))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case EndEngine(key, generation, reason):
+                log.info("ending the engine of %s: %s", key.model, reason)
+                if engine := self._engines.get((key, generation)):
+                    engine.end(reason)
+                else:
+                    self._ended[key, generation] = reason
+            case Refuse(_, error):
+                if refusals is not None:
+                    refusals.append(error)
+
+    async def _run_engine(self, key: EngineKey, generation: int, spec: pipe.EngineSpec) -> None:
+        """One engine process from its start to its end, however it ends."""
+        reason = "it could not be started"
+        try:
+            engine = await EngineProcess.start(spec, lambda message: self._heard(key, generation, message))
+            self._engines[key, generation] = engine
+            log.info("engine of %s started, pid %d", spec.model, engine.pid)
+            if early := self._ended.pop((key, generation), None):
+                engine.end(early)
+            self.on_change()
+            reason = await engine.run()
+        except Exception as error:
+            log.exception("the engine of %s", spec.model)
+            reason = f"{type(error).__name__}: {error}"
+        finally:
+            self._engines.pop((key, generation), None)
+            self._ended.pop((key, generation), None)
+            log.info("engine of %s is gone: %s", spec.model, reason)
+            self._dispatch(Exited(key, generation, reason))
+            self.on_change()
+
+    def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
+        self._dispatch(Heard(key, generation, message))
+        if isinstance(message, pipe.Ready):
+            self.on_change()
+
+    def _set_timer(self) -> None:
+        due = next_tick_at(self._state)
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if due is not None and abs(self._timer.when() - due) < 0.05:
+                return
+            self._timer.cancel()
+        self._timer = None if due is None else loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._dispatch(Tick())
+
+    # ── choices ──
+
+    def _preferred(self, kind: Kind) -> str | None:
+        return self.settings.chat_model if kind == "chat" else self.settings.image_model
+
+    def _quantize(self, request: Request, model: ModelInfo) -> int | None:
+        """Bits to quantise to while loading: none for a checkpoint that is quantised, and none for a toy."""
+        if isinstance(request, ChatRequest) or model.bits is not None:
+            return None
+        if request.quantize is not None:
+            return request.quantize
+        return None if model.builtin else self.settings.image_quantize or None
+
+    def _check_size(self, request: ImageRequest) -> None:
+        limit = self.settings.max_image_px
+        if max(request.width or 0, request.height or 0) > limit:
+            raise HerdError(
+                ErrorCode.INVALID_REQUEST,
+                f"{request.width}×{request.height} is larger than {limit} px, the largest side this node draws.",
+                "Ask for a smaller picture, or raise max_image_px (`herd-mcp config`).",
+                details={"max_image_px": limit},
+            )
+
+
+def _interrupted() -> ErrorInfo:
+    return ErrorInfo(
+        code=ErrorCode.INTERRUPTED,
+        message="The node ended before the job was done.",
+        hint="Ask again when it is back (`herd-mcp up`).",
+        retryable=True,
+    )

@@ -1,0 +1,131 @@
+"""Figures out of the job history: sums and percentiles, computed by SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import Any
+
+from herd_mcp.jobs import Frozen, Job
+from herd_mcp.state import ImageStats, RecentImage
+
+DAY_S = 86_400
+RECENT = 10
+
+_MS = "CAST(json_extract(job, '$.timings.{}') * 1000 AS REAL)"
+_RUN_MS = _MS.format("run_s")
+
+
+def image_stats(connection: sqlite3.Connection) -> ImageStats:
+    """Everything ever asked of this node; recent first."""
+    by_status = _counts(connection, "status")
+    percentiles = [_percentile(connection, by_status.get("completed", 0), share) for share in (0.5, 0.95)]
+    average, queue, load = connection.execute(
+        f"SELECT avg({_RUN_MS}), avg({_MS.format('queue_s')}), avg({_MS.format('load_s')})"  # noqa: S608 (constants)
+        " FROM jobs WHERE kind = 'image' AND status = 'completed'"
+    ).fetchone()
+    tags = connection.execute(
+        "SELECT tag.value, count(*) FROM jobs, json_each(jobs.job, '$.tags') AS tag WHERE kind = 'image' GROUP BY 1"
+    ).fetchall()
+    days = connection.execute(
+        "SELECT date(created_at, 'unixepoch'), count(*) FROM jobs"
+        " WHERE kind = 'image' AND status = 'completed' AND created_at >= ? GROUP BY 1 ORDER BY 1",
+        (time.time() - 30 * DAY_S,),
+    ).fetchall()
+    recent = connection.execute(
+        "SELECT job FROM jobs WHERE kind = 'image' ORDER BY created_at DESC LIMIT ?", (RECENT,)
+    ).fetchall()
+    return ImageStats(
+        total=sum(by_status.values()),
+        completed=by_status.get("completed", 0),
+        failed=by_status.get("failed", 0),
+        cancelled=by_status.get("cancelled", 0),
+        avg_generation_ms=round(average or 0.0, 1),
+        p50_generation_ms=percentiles[0],
+        p95_generation_ms=percentiles[1],
+        avg_queue_ms=_rounded(queue),
+        avg_load_ms=_rounded(load),
+        by_node=_counts(connection, "node", "status = 'completed'"),
+        by_model=_counts(connection, "model", "status = 'completed'"),
+        by_tag=dict(tags),
+        by_day=dict(days),
+        recent=tuple(_recent(Job.model_validate_json(row[0])) for row in recent),
+    )
+
+
+def _counts(connection: sqlite3.Connection, column: str, condition: str = "1") -> dict[str, int]:
+    statement = f"SELECT {column}, count(*) FROM jobs WHERE kind = 'image' AND {condition} GROUP BY 1"  # noqa: S608
+    return dict(connection.execute(statement).fetchall())
+
+
+def _percentile(connection: sqlite3.Connection, count: int, share: float) -> float | None:
+    row = connection.execute(
+        f"SELECT {_RUN_MS} FROM jobs WHERE kind = 'image' AND status = 'completed'"  # noqa: S608 (a constant)
+        f" ORDER BY {_RUN_MS} LIMIT 1 OFFSET ?",
+        (min(int(count * share), max(count - 1, 0)),),
+    ).fetchone()
+    return _rounded(row[0]) if row else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _recent(job: Job) -> RecentImage:
+    image = job.result if job.result is not None and job.result.kind == "image" else None
+    asked = job.request if job.request is not None and job.request.kind == "image" else None
+    run_s = job.timings.run_s
+    return RecentImage(
+        timestamp=job.created_at,
+        model=job.model,
+        node_id=job.attempts[-1].node if job.attempts else "",
+        status=job.status,
+        generation_ms=None if run_s is None else round(run_s * 1000),
+        width=image.width if image else asked.width if asked else None,
+        height=image.height if image else asked.height if asked else None,
+        error=job.error.message if job.error else None,
+        tags=job.tags,
+        image_id=image.image_id if image else None,
+    )
+
+
+class DayFigures(Frozen):
+    """What happened to the jobs accepted in the last 24 hours."""
+
+    total: int
+    failed: int
+    retries: int
+    cold_loads: int
+    images: int
+    interrupted_streams: int
+    disconnects: int
+    avg_ttft_ms: float | None
+
+
+def day_figures(connection: sqlite3.Connection) -> DayFigures:
+    """Figures of the last 24 hours."""
+    row: tuple[Any, ...] = connection.execute(
+        """
+        SELECT count(*),
+               sum(status = 'failed'),
+               sum(max(json_array_length(job, '$.attempts') - 1, 0)),
+               sum(coalesce(json_extract(job, '$.timings.load_s'), 0) > 0),
+               sum(kind = 'image' AND status = 'completed'),
+               sum(status = 'failed' AND json_extract(job, '$.stream') AND json_extract(job, '$.timings.ttft_s') > 0),
+               sum(coalesce(json_extract(job, '$.disconnected'), 0)),
+               avg(json_extract(job, '$.timings.ttft_s') * 1000)
+        FROM jobs WHERE created_at >= ?
+        """,
+        (time.time() - DAY_S,),
+    ).fetchone()
+    counts = [int(value or 0) for value in row[:7]]
+    return DayFigures(
+        total=counts[0],
+        failed=counts[1],
+        retries=counts[2],
+        cold_loads=counts[3],
+        images=counts[4],
+        interrupted_streams=counts[5],
+        disconnects=counts[6],
+        avg_ttft_ms=_rounded(row[7]),
+    )

@@ -1,0 +1,156 @@
+"""The words on the private pipe between a node and an engine process: one JSON object per line, ASCII only.
+
+The node writes commands to the engine's stdin, the engine writes messages to a private copy of its stdout. `run` is a
+number the node gives to one attempt of one job; messages about a run that the node no longer knows are dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from herd_mcp.jobs import ErrorInfo, Frozen, Kind, Request, ToolCall
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""Longest line either side accepts; a chat of 8 M characters or a 16 MiB picture in base64 fits."""
+
+
+class EngineSpec(Frozen):
+    """What an engine process loads. Sent once, first; the process serves this and nothing else until it ends."""
+
+    kind: Kind
+    model: str
+    """The name to report."""
+    path: str
+    """A folder with the weights."""
+    family: str = ""
+    """Images: the key of mflux's registry (`z-image-turbo`, `dev`, …), or `builtin`."""
+    quantize: int | None = None
+    """Images: bits per weight to quantise to while loading."""
+    prompt_cache_bytes: int = 0
+    max_batch: int = 32
+    """Chat: most streams in one batch. Images run one at a time."""
+    trust_remote_code: bool = False
+    """A test seam for the scripted model; no setting and no request reaches it."""
+
+
+# ── node → engine ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Load(Frozen):
+    op: Literal["load"] = "load"
+    spec: EngineSpec
+
+
+class Start(Frozen):
+    op: Literal["start"] = "start"
+    run: int
+    request: Request
+    spool: str = ""
+    """Images: the file to write the PNG to, in a folder that exists."""
+
+
+class Cancel(Frozen):
+    op: Literal["cancel"] = "cancel"
+    run: int
+
+
+Command = Annotated[Load | Start | Cancel, Field(discriminator="op")]
+COMMAND: TypeAdapter[Load | Start | Cancel] = TypeAdapter(Command)
+
+
+# ── engine → node ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class LoadingNow(Frozen):
+    ev: Literal["loading"] = "loading"
+    fraction: float
+
+
+class Ready(Frozen):
+    """Loaded and proved: one token or one step has been produced."""
+
+    ev: Literal["ready"] = "ready"
+    weights_bytes: int
+    active_bytes: int
+    peak_bytes: int
+    context_tokens: int | None = None
+    """Chat: the longest conversation the model takes."""
+
+
+class RunDelta(Frozen):
+    """What one step brought one run. Images use `step` and `steps`, chat the others."""
+
+    run: int
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    step: int | None = None
+    steps: int | None = None
+    message: str = ""
+
+
+class Step(Frozen):
+    """One step of the engine with everything it brought, for all runs at once. Also sent empty as a sign of progress
+    (a prefill chunk, a text encoding) so that the node can tell work from a hang."""
+
+    ev: Literal["step"] = "step"
+    runs: tuple[RunDelta, ...] = ()
+
+
+class ChatFacts(Frozen):
+    """How a chat ended. The text itself went out as deltas."""
+
+    kind: Literal["chat"] = "chat"
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    prefill_s: float
+    decode_s: float
+
+
+class ImageFacts(Frozen):
+    """What was drawn into the spool file, with the values that were used where the request named none."""
+
+    kind: Literal["image"] = "image"
+    width: int
+    height: int
+    steps: int
+    seed: int
+    guidance: float | None
+    quantize: int | None
+    run_s: float
+
+
+class Done(Frozen):
+    """A run ended well."""
+
+    ev: Literal["done"] = "done"
+    run: int
+    facts: Annotated[ChatFacts | ImageFacts, Field(discriminator="kind")]
+
+
+class RunFailed(Frozen):
+    """A run ended badly, alone: the engine lives and other runs go on."""
+
+    ev: Literal["failed"] = "failed"
+    run: int
+    error: ErrorInfo
+
+
+class RunCancelled(Frozen):
+    ev: Literal["cancelled"] = "cancelled"
+    run: int
+
+
+class LoadFailed(Frozen):
+    """The model did not load; the process ends after this."""
+
+    ev: Literal["load_failed"] = "load_failed"
+    error: ErrorInfo
+
+
+Message = Annotated[LoadingNow | Ready | Step | Done | RunFailed | RunCancelled | LoadFailed, Field(discriminator="ev")]
+MESSAGE: TypeAdapter[LoadingNow | Ready | Step | Done | RunFailed | RunCancelled | LoadFailed] = TypeAdapter(Message)

@@ -1,0 +1,196 @@
+"""Every setting once: name, type, default, unit and why. `config.toml` in HERD_HOME, overridden by HERD_* variables.
+
+docs/settings.md is generated from this file (`uv run python -m herd_mcp.settings`) and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from herd_mcp.jobs import ErrorCode, HerdError
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+def home() -> Path:
+    """HERD_HOME, or ~/.herd. The one place that knows the rule, but for bridge.py, which may not import this."""
+    return Path(os.environ.get("HERD_HOME") or Path.home() / ".herd")
+
+
+def _default_name() -> str:
+    return platform.node().removesuffix(".local").removesuffix(".lan") or "mac"
+
+
+def _paths(value: Any) -> Any:
+    """Folders as a list in TOML, or joined by the system's path separator in a variable."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """The settings of one node. Unknown names in config.toml are refused, so a typing error is not silently ignored."""
+
+    model_config = SettingsConfigDict(env_prefix="HERD_", extra="forbid", frozen=True, populate_by_name=True)
+
+    node_name: str = Field(
+        default_factory=_default_name,
+        min_length=1,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="What this Mac is called in tables and headers. Default: its host name.",
+    )
+    port: int = Field(
+        11435,
+        ge=0,
+        le=65535,
+        description="TCP port for clients on 127.0.0.1; 0 takes a free one.",
+    )
+    model_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
+        (),
+        validation_alias=AliasChoices("model_dirs", "HERD_MODEL_DIRS", "MLX_MODEL_DIR"),
+        description="Folders to look for models in, besides the Hugging Face cache and HERD_HOME/models. "
+        "As a variable: separated by colons; MLX_MODEL_DIR is read too.",
+    )
+    hf_cache: Path | None = Field(
+        None,
+        description="The Hugging Face cache to read. Default: what HF_HUB_CACHE, HF_HOME or the library's default say.",
+    )
+    chat_model: str | None = Field(
+        None,
+        description="The chat model when a request names none. Default: a loaded one, else the largest complete one.",
+    )
+    image_model: str | None = Field(
+        None, description="The image model when a request names none. Default: as for chat_model."
+    )
+    image_quantize: Literal[0, 3, 4, 5, 6, 8] = Field(
+        8,
+        description="Bits per weight for image models that come unquantised, when a request does not say; 0 leaves "
+        "them as they are. 8 halves the memory at no visible cost.",
+    )
+    max_image_px: int = Field(
+        2048, ge=64, le=8192, description="Longest side of an image in pixels; memory grows with its square."
+    )
+    queue_limit: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Jobs that may wait for one engine; the next is told `busy` with the seconds to wait.",
+    )
+    chat_batch: int = Field(32, ge=1, le=256, description="Chats that one engine answers at the same time, at most.")
+    prompt_cache_bytes: int = Field(
+        1 * GIB,
+        ge=0,
+        description="Bytes of finished conversations that a chat engine keeps, so that the next turn starts sooner.",
+    )
+    idle_unload_s: float = Field(
+        300, ge=0, description="Seconds after which an engine without work ends and gives its memory back; 0 keeps it."
+    )
+    load_timeout_s: float = Field(900, gt=0, description="Seconds a model may take to load before its engine is ended.")
+    engine_stall_s: float = Field(
+        180,
+        gt=0,
+        description="Seconds an engine with work may be silent before it is taken for hung and ended. "
+        "Longer than the slowest single step on this Mac.",
+    )
+    job_timeout_s: float = Field(
+        3600, gt=0, description="Seconds a job may take from acceptance to its end; then it is cancelled."
+    )
+    memory_floor_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Memory in bytes that models leave to the owner of the Mac. Default: a quarter of the Mac's "
+        "memory, at least 2 GiB.",
+    )
+    memory_budget_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Memory in bytes for all engines together. Default: the Mac's memory less memory_floor_bytes.",
+    )
+    wait_s: float = Field(
+        45,
+        ge=0,
+        le=3600,
+        description="Seconds an MCP tool waits for its job before it answers `running` with the job's id. "
+        "Claude Desktop ends calls after about 60 s.",
+    )
+    chat_keep_s: float = Field(
+        86_400, ge=0, description="Seconds that the answer of a chat is kept after its end. Its prompt goes at its end."
+    )
+    confirm: Literal["ask", "terminal"] = Field(
+        "ask",
+        description="How downloads and deletions are confirmed: `ask` through the client (a dialog, or two steps with "
+        "a token), `terminal` only by running the command in a terminal.",
+    )
+    gallery_warn_bytes: int = Field(
+        20 * GIB, ge=0, description="Bytes of images after which health advises to tidy up. Nothing is deleted unasked."
+    )
+    max_body_bytes: int = Field(
+        16 * MIB, ge=1024, description="Longest body of an HTTP request in bytes; a longer one is refused with 413."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="How much goes into logs/node.log."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home() / "config.toml")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read config.toml and the environment. Raises HerdError(invalid_request) that names the setting and the file."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        )
+    except ValueError as error:  # a file that is not TOML
+        problems = str(error)
+    raise HerdError(
+        ErrorCode.INVALID_REQUEST,
+        f"The settings are not valid: {problems}.",
+        f"Correct {home() / 'config.toml'} or the HERD_* variable; `herd-mcp config` lists every setting.",
+    )
+
+
+def reference() -> str:
+    """The Markdown table of every setting."""
+    lines = [
+        "# Settings",
+        "",
+        "Made from `herd_mcp/settings.py` by `uv run python -m herd_mcp.settings > docs/settings.md`.",
+        "In `config.toml` under HERD_HOME (default `~/.herd`) by these names, or as variables `HERD_<NAME>`.",
+        "",
+        "| setting | default | what and why |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default_factory is not None or field.default is None else repr(field.default).strip("'")
+        lines.append(f"| `{name}` | {f'`{default}`' if default else '–'} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(reference())

@@ -1,0 +1,111 @@
+"""POST /api/generate-image and GET /images/{image_id}."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from herd_mcp.herd import Herd
+from herd_mcp.jobs import (
+    Completed,
+    ErrorCode,
+    ErrorInfo,
+    HerdError,
+    ImageRequest,
+    ImageResult,
+    JobEvent,
+    parse_request,
+)
+from herd_mcp.surfaces.bodies import check_numbers, note_ignored, read_object, tags_of, wrong
+from herd_mcp.surfaces.calls import Call, JobResponse, TheHerd, raise_bad_end
+from herd_mcp.surfaces.sse import EventStream, frame
+
+router = APIRouter()
+
+NUMBERS = ("width", "height", "steps", "quantize", "guidance", "seed")
+FIELDS = ("model", "prompt", "negative_prompt", *NUMBERS)
+FOREVER = "private, max-age=31536000, immutable"
+
+
+@router.post("/api/generate-image", response_class=Response)
+async def generate_image(request: Request, herd: TheHerd) -> Response:
+    """Make one image and answer with the PNG, or with the job's events when Accept asks for text/event-stream.
+
+    Body: `model` and `prompt`; `width`, `height`, `steps`, `quantize`, `guidance`, `seed`, `negative_prompt`,
+    `metadata.tags`, `user`. The system this dialect comes from filled in 1024, 1024, 4 and 8; here what is not named
+    is as the model's own defaults say, because a model may be made for other sizes and steps.
+    """
+    image = image_request(request, await read_object(request))
+    job = await herd.submit(image, client="http")
+    call = Call(job)
+
+    async def png(events: AsyncIterator[JobEvent]) -> Response:
+        result = _image(await call.outcome(events))
+        headers = {"X-Herd-Image": result.image_id, "X-Herd-Seed": str(result.seed)}
+        data = await herd.image(result.image_id)
+        return Response(data, media_type="image/png", headers={**call.result_headers(result), **headers})
+
+    async def stream(events: AsyncIterator[JobEvent]) -> Response:
+        return EventStream(_frames(call, events), headers=call.headers, error_frame=_error_frame)
+
+    wants_events = "text/event-stream" in request.headers.get("accept", "")
+    return JobResponse(herd, call, stream if wants_events else png)
+
+
+def image_request(request: Request, body: dict[str, Any]) -> ImageRequest:
+    """The request in this dialect's fields. Raises HerdError(invalid_request)."""
+    for name in ("model", "prompt"):
+        if body.get(name) is None:
+            raise wrong(name, "is required")
+    check_numbers(body, NUMBERS)
+    note_ignored(request, body, (*FIELDS, "metadata", "user"))
+    fields = {name: body[name] for name in FIELDS if body.get(name) is not None}
+    if fields.get("negative_prompt") == "":  # the dialect's word for none
+        del fields["negative_prompt"]
+    return parse_request(ImageRequest, {**fields, "tags": tags_of(request, body)})
+
+
+def _image(result: object) -> ImageResult:
+    if not isinstance(result, ImageResult):
+        raise HerdError(
+            ErrorCode.INTERNAL, "An image was asked for and something else came.", "The node's log says more."
+        )
+    return result
+
+
+async def _frames(call: Call, events: AsyncIterator[JobEvent]) -> AsyncGenerator[bytes, None]:
+    """Each event by its type's name. `completed` carries the link; no path of this Mac's disk is told over HTTP."""
+    async for event in events:
+        call.note(event)
+        if call.headers() is None:  # the answer has not started: a bad end can still have its status
+            raise_bad_end(event)
+        data = event.model_dump(mode="json")
+        if isinstance(event, Completed):
+            data["result"].pop("path", None)
+            data["link"] = f"/images/{_image(event.result).image_id}"
+        yield frame(data, event=event.type, seq=event.seq)
+
+
+def _error_frame(info: ErrorInfo) -> bytes:
+    return frame({"type": "failed", "error": info.model_dump(mode="json")}, event="failed")
+
+
+@router.api_route("/images/{image_id}", methods=["GET", "HEAD"], response_class=Response)
+async def get_image(request: Request, image_id: str, herd: TheHerd, thumbnail: bool = False) -> Response:
+    """The PNG, or with `?thumbnail=1` a JPEG of at most 512 px. What an id means never changes."""
+    data = await _bytes(herd, image_id, thumbnail=thumbnail)
+    etag = f'"{hashlib.sha256(data).hexdigest()}"'
+    headers = {"ETag": etag, "Cache-Control": FOREVER, "X-Content-Type-Options": "nosniff"}
+    asked = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if etag in asked or "*" in asked:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type="image/jpeg" if thumbnail else "image/png", headers=headers)
+
+
+async def _bytes(herd: Herd, image_id: str, *, thumbnail: bool) -> bytes:
+    return await (herd.thumbnail(image_id) if thumbnail else herd.image(image_id))

@@ -1,0 +1,136 @@
+"""The node's own API: /healthz for anybody, /herd/api/* for the holder of the token of run/node.json."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from herd_mcp.jobs import (
+    ChatRequest,
+    ErrorCode,
+    ErrorInfo,
+    HerdError,
+    ImageRequest,
+    Job,
+    JobEvent,
+    JobStatus,
+    Request,
+    invalid_request,
+)
+from herd_mcp.state import FleetHealth, Frozen, ImageStats, ModelInfo, NodeState
+from herd_mcp.surfaces.bodies import read_bytes
+from herd_mcp.surfaces.calls import Call, JobResponse, TheHerd
+from herd_mcp.surfaces.sse import EventStream, frame
+
+REQUEST: TypeAdapter[ChatRequest | ImageRequest] = TypeAdapter(Request)
+
+
+class Status(Frozen):
+    """What GET /herd/api/status answers. Engines are part of their node."""
+
+    nodes: tuple[NodeState, ...]
+    health: FleetHealth
+
+
+async def _authorized(request: HttpRequest) -> None:
+    """Raises HerdError(unauthorized) without the token of this node."""
+    given = request.headers.get("authorization", "").encode()
+    wanted = f"Bearer {request.app.state.token}".encode()
+    if not hmac.compare_digest(given, wanted):
+        raise HerdError(
+            ErrorCode.UNAUTHORIZED,
+            "This needs the node's token.",
+            "Send it as `Authorization: Bearer TOKEN`; it stands in run/node.json under HERD_HOME.",
+        )
+
+
+healthz_router = APIRouter()
+router = APIRouter(prefix="/herd/api", dependencies=[Depends(_authorized)])
+
+
+@healthz_router.get("/healthz")
+async def healthz(herd: TheHerd) -> Response:
+    """200 while the node takes jobs, 503 while it drains."""
+    body = {"status": "draining" if herd.draining else "ok", "node": herd.node_name, "version": herd.version}
+    return JSONResponse(body, status_code=503 if herd.draining else 200)
+
+
+@router.post("/jobs")
+async def submit(request: HttpRequest, herd: TheHerd) -> Response:
+    """Run a request (as JSON of ChatRequest or ImageRequest) and follow it; its caller's leaving cancels it."""
+    try:
+        asked = REQUEST.validate_json(await read_bytes(request))
+    except ValidationError as error:
+        raise invalid_request(error) from None
+    call = Call(await herd.submit(asked, client="cli", stream=True))
+    return JobResponse(herd, call, _follow(call))
+
+
+@router.get("/jobs")
+async def list_jobs(
+    herd: TheHerd, limit: Annotated[int, Query(ge=1, le=1000)] = 50, status: JobStatus | None = None
+) -> list[Job]:
+    """Newest first."""
+    return await herd.jobs(limit=limit, status=status)
+
+
+@router.get("/jobs/{job_id}")
+async def get_job(job_id: str, herd: TheHerd) -> Job:
+    return await herd.job(job_id)
+
+
+@router.get("/jobs/{job_id}/events")
+async def job_events(job_id: str, herd: TheHerd, after_seq: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """Follow a job from its first event, or after `after_seq`, without owning it."""
+    call = Call(await herd.job(job_id))
+    return JobResponse(herd, call, _follow(call), follows=True, after_seq=after_seq)
+
+
+@router.delete("/jobs/{job_id}")
+async def cancel_job(job_id: str, herd: TheHerd) -> Job:
+    """Cancel, and answer with the job after its end. An ended job stays as it is."""
+    return await herd.cancel(job_id)
+
+
+@router.get("/models")
+async def models(herd: TheHerd) -> list[ModelInfo]:
+    return await herd.models()
+
+
+@router.get("/status")
+async def node_status(herd: TheHerd) -> Status:
+    return Status(nodes=tuple(await herd.nodes()), health=await herd.health())
+
+
+@router.get("/stats")
+async def stats(herd: TheHerd) -> ImageStats:
+    return await herd.stats()
+
+
+@router.post("/stop", status_code=202)
+async def stop(request: HttpRequest) -> dict[str, str]:
+    """Drain and end. Answers at once."""
+    request.app.state.stop()
+    return {"status": "stopping"}
+
+
+def _follow(call: Call) -> Any:
+    async def answer(events: AsyncIterator[JobEvent]) -> Response:
+        return EventStream(_frames(events), headers=lambda: {"X-Herd-Job": call.job.id}, error_frame=_error_frame)
+
+    return answer
+
+
+async def _frames(events: AsyncIterator[JobEvent]) -> AsyncGenerator[bytes, None]:
+    async for event in events:
+        yield frame(event.model_dump(mode="json"), seq=event.seq)
+
+
+def _error_frame(info: ErrorInfo) -> bytes:
+    return frame({"type": "failed", "error": info.model_dump(mode="json")})

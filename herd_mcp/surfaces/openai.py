@@ -1,0 +1,118 @@
+"""POST /v1/chat/completions, as OpenAI's clients know it, whole or as a stream of chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from herd_mcp.jobs import ChatResult, Completed, Delta, ErrorCode, ErrorInfo, HerdError, JobEvent, ToolCall, Usage
+from herd_mcp.surfaces.calls import Call, JobResponse, TheHerd, raise_bad_end
+from herd_mcp.surfaces.errors import STATUS, openai
+from herd_mcp.surfaces.openai_request import Asked, read_chat
+from herd_mcp.surfaces.sse import EventStream, frame
+
+router = APIRouter()
+
+DONE = b"data: [DONE]\n\n"
+
+
+@router.post("/v1/chat/completions", response_class=JSONResponse)
+async def chat_completions(request: Request, herd: TheHerd) -> Response:
+    """Answer a conversation. Reasoning comes as `reasoning_content`, beside `content`."""
+    asked = await read_chat(request)
+    call = Call(await herd.submit(asked.chat, client="openai", stream=asked.stream))
+
+    async def whole(events: AsyncIterator[JobEvent]) -> Response:
+        result = _chat(await call.outcome(events))
+        return JSONResponse(_completion(call, asked, result), headers=call.result_headers(result))
+
+    async def stream(events: AsyncIterator[JobEvent]) -> Response:
+        return EventStream(_chunks(call, asked, events), headers=call.headers, error_frame=_error_frame)
+
+    return JobResponse(herd, call, stream if asked.stream else whole)
+
+
+def _chat(result: object) -> ChatResult:
+    if not isinstance(result, ChatResult):
+        raise HerdError(
+            ErrorCode.INTERNAL, "A chat was asked for and something else came.", "The node's log says more."
+        )
+    return result
+
+
+def _head(call: Call, kind: str) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-" + call.job.id.removeprefix("job-"),
+        "object": kind,
+        "created": int(call.job.created_at),
+        "model": call.model,
+    }
+
+
+def _completion(call: Call, asked: Asked, result: ChatResult) -> dict[str, Any]:
+    tool_calls = result.tool_calls if asked.parallel_tool_calls else result.tool_calls[:1]
+    message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
+    if result.reasoning:
+        message["reasoning_content"] = result.reasoning
+    if tool_calls:
+        message["content"] = result.text or None
+        message["tool_calls"] = [_tool_call(tool_call) for tool_call in tool_calls]
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}
+    return {**_head(call, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
+
+
+async def _chunks(call: Call, asked: Asked, events: AsyncIterator[JobEvent]) -> AsyncGenerator[bytes, None]:
+    tool_calls = 0
+    began = False
+
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+        nonlocal began
+        if not began:
+            began = True
+            delta = {"role": "assistant", "content": "", **delta}
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        data = {**_head(call, "chat.completion.chunk"), "choices": [choice]}
+        return frame({**data, "usage": None} if asked.include_usage else data)
+
+    async for event in events:
+        call.note(event)
+        raise_bad_end(event)
+        if isinstance(event, Delta):
+            if event.tool_call is None:
+                yield chunk(
+                    {"content": event.text} if event.text is not None else {"reasoning_content": event.reasoning}
+                )
+            elif asked.parallel_tool_calls or tool_calls == 0:
+                yield chunk({"tool_calls": [{"index": tool_calls, **_tool_call(event.tool_call)}]})
+                tool_calls += 1
+        elif isinstance(event, Completed):
+            result = _chat(event.result)
+            yield chunk({}, result.finish_reason)
+            if asked.include_usage:
+                usage = {"choices": [], "usage": _usage(result.usage)}
+                yield frame({**_head(call, "chat.completion.chunk"), **usage})
+            yield DONE
+            return
+    raise HerdError(ErrorCode.INTERNAL, "The job's events ended before the job did.", "Ask again.")
+
+
+def _error_frame(info: ErrorInfo) -> bytes:
+    """After it the stream ends without [DONE]: nobody shall take it for a whole answer."""
+    return frame(openai(info, STATUS[info.code]))
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
