@@ -391,10 +391,10 @@ class Job(Frozen):
     id: str
     kind: Kind
     tags: Tags = ()
-    request: Request | None
-    """What was asked. A chat's goes when it ends (None); an image's stays, without the picture it started from."""
     client: str
     """The surface that asked: mcp, openai, http, cli."""
+    request: Request | None = None
+    """What was asked. A chat's goes when it ends (None); an image's stays, without the picture it started from."""
     stream: bool = False
     """Whether the asker shows the answer while it comes: then a chat is not repeated after its first token."""
     created_at: float

@@ -75,7 +75,7 @@ class History:
         """Queue the job as it is now; the future is done when it is on disk. Writes keep their order."""
         row = (
             job.id, job.kind, job.status, job.client, job.created_at, job.finished_at, job.model,
-            job.attempts[-1].node if job.attempts else "", job.model_dump_json(exclude_defaults=True),
+            job.attempts[-1].node if job.attempts else "", job.model_dump_json(exclude_none=True),
         )  # fmt: skip
         future: asyncio.Future[None] = self._loop.create_future()
         try:

@@ -39,10 +39,9 @@ def find_models(settings: Settings, home: Path) -> list[ModelInfo]:
 def _all(settings: Settings, home: Path) -> Iterator[ModelInfo]:
     for folder in _subfolders(BUILTIN_FOLDER):
         yield from _look(folder, folder.name, "builtin")
-    for place, source in [
-        (home / "models", "herd"),
-        *((folder.expanduser(), "folder") for folder in settings.model_dirs),
-    ]:
+    own = home / "models"
+    for place in (own, *(folder.expanduser() for folder in settings.model_dirs)):
+        source: Source = "herd" if place == own else "folder"
         yield from _look(place, place.name, source)
         for folder in _subfolders(place):
             yield from _look(folder, folder.name, source)

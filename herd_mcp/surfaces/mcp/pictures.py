@@ -10,7 +10,6 @@ import io
 import os
 import stat
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -111,13 +110,11 @@ def _unreadable(path: Path, error: OSError) -> HerdError:
 def _check(data: bytes) -> None:
     """That it is a whole picture of a size that can be used. Raises HerdError(invalid_request)."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    raise _wrong(f"the picture has {width}×{height} pixels", "Make it smaller than 64 megapixels.")
-                picture.load()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise _wrong(f"the picture has {width}×{height} pixels", "Make it smaller than 64 megapixels.")
+            picture.load()
     except HerdError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds for broken files

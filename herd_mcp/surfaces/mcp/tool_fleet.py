@@ -1,0 +1,116 @@
+"""list_models and fleet_health."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+from mcp.server.mcpserver import MCPServer
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import BaseModel, Field
+
+from herd_mcp.jobs import Kind
+from herd_mcp.settings import GIB, MIB
+from herd_mcp.state import ModelInfo, NodeState, Recommendation, Vitals
+from herd_mcp.surfaces.mcp import results
+from herd_mcp.surfaces.mcp.results import Answer
+
+if TYPE_CHECKING:
+    from herd_mcp.herd import Herd
+
+LIST_MODELS = """\
+The models on the Macs of this herd: name, kind (chat or image), size, whether the files are complete, whether it is \
+loaded now and which one is the default. Models named herd-tiny-* come with the program, to try it out; they are far \
+too small for real work. When there is no other image model, suggest one to the person, for example z-image-turbo or \
+flux-schnell, and get it only after their yes (pull_model)."""
+
+FLEET_HEALTH = """\
+How the Macs of this herd are: nodes with memory, loaded models and queued jobs; errors and times of the last 24 \
+hours; and advice, each with what mends it."""
+
+READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+
+
+class ModelAnswer(BaseModel):
+    name: str
+    aliases: tuple[str, ...] = Field((), description="Other names that mean it.")
+    kind: Kind
+    family: str
+    bytes: int = Field(description="Sum of the weight files.")
+    complete: bool
+    problem: str = Field("", description="Why it is not complete.")
+    bits: int | None = Field(None, description="Bits per weight of a quantised checkpoint.")
+    context_tokens: int | None = None
+    default: bool = Field(False, description="Taken when a call names no model of this kind.")
+    loaded: bool = False
+    builtin: bool = Field(False, description="Comes with the program, to try it out; too small for real work.")
+
+
+class ModelsAnswer(Answer):
+    models: tuple[ModelAnswer, ...] = ()
+
+
+class HealthAnswer(Answer):
+    nodes: tuple[NodeState, ...] = ()
+    vitals: Vitals | None = None
+    recommendations: tuple[Recommendation, ...] = ()
+
+
+def add_fleet_tools(mcp: MCPServer, herd: Herd) -> None:
+    """Register list_models and fleet_health."""
+
+    async def list_models(
+        kind: Annotated[Kind | None, Field(description="Only chat or only image models.")] = None,
+    ) -> Annotated[CallToolResult, ModelsAnswer]:
+        found = await herd.models(kind)
+        structured = ModelsAnswer(models=tuple(map(model_answer, found)))
+        return results.answer(structured, "\n".join(map(model_line, found)) or "There is no model of this kind.")
+
+    async def fleet_health() -> Annotated[CallToolResult, HealthAnswer]:
+        health, nodes = await asyncio.gather(herd.health(), herd.nodes())
+        structured = HealthAnswer(
+            nodes=tuple(nodes), vitals=health.vitals, recommendations=tuple(health.recommendations)
+        )
+        advice = [f"{r.severity}: {r.title} {r.description} {r.fix}".strip() for r in health.recommendations]
+        vitals = health.vitals
+        summary = (
+            f"Health {vitals.health_score}/100; {vitals.nodes_online} of {vitals.nodes_total} nodes online; last 24 h: "
+            f"{vitals.total_requests_24h} jobs, {vitals.image_generations_24h} images, "
+            f"{vitals.overall_error_rate_pct:.1f}% errors."
+        )
+        return results.answer(structured, "\n".join([summary, *map(node_line, nodes), *advice]))
+
+    mcp.add_tool(list_models, title="List models", description=LIST_MODELS, annotations=READ_ONLY)
+    mcp.add_tool(fleet_health, title="Health of the herd", description=FLEET_HEALTH, annotations=READ_ONLY)
+
+
+def model_answer(model: ModelInfo) -> ModelAnswer:
+    """What a client is told of a model: everything but its folder."""
+    return ModelAnswer(**model.model_dump(exclude={"path", "source"}), builtin=model.builtin)
+
+
+def model_line(model: ModelInfo) -> str:
+    """One model for a reader."""
+    marks = [
+        "default" if model.default else "",
+        "loaded" if model.loaded else "",
+        "built in, for trying out" if model.builtin else "",
+        "" if model.complete else f"not complete: {model.problem}",
+    ]
+    told = ", ".join(mark for mark in marks if mark)
+    return f"{model.name} ({model.kind}, {size(model.bytes)}{', ' + told if told else ''})"
+
+
+def node_line(node: NodeState) -> str:
+    """One node for a reader."""
+    loaded = ", ".join(engine.model for engine in node.engines) or "nothing loaded"
+    return (
+        f"{node.name}: {node.status}{f' ({node.reason})' if node.reason else ''}, {node.chip}, "
+        f"{size(node.memory.available_bytes)} of {size(node.memory.total_bytes)} memory free, "
+        f"{node.running} running, {node.queued} queued; {loaded}"
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for a reader."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.1f} MiB"

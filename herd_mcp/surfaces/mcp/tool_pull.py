@@ -1,0 +1,175 @@
+"""pull_model: the gate is real; the download itself is not in this build."""
+
+# No `from __future__ import annotations`: the SDK reads the annotations of the tool and of `ask` by evaluating them,
+# and `Resolve(ask)` names a local function.
+
+import re
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
+from mcp_types import CallToolResult, ToolAnnotations
+from pydantic import Field
+
+from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.surfaces.mcp import results
+from herd_mcp.surfaces.mcp.gate import Agreed, Confirmation, TokenNeeded, Tokens, can_ask
+from herd_mcp.surfaces.mcp.results import Answer
+
+if TYPE_CHECKING:
+    from herd_mcp.herd import Herd
+
+DESCRIPTION = """\
+Get a model from Hugging Face onto a Mac of this herd. It takes gigabytes of disk and network, so a person must agree: \
+clients that can show a form ask by themselves; with others the first call answers status "confirmation_required" with \
+what would be downloaded and a confirm_token. Tell the person, and only after their explicit yes call again with the \
+token. Never agree in their place. This build has the gate but cannot download yet; after the yes it says which \
+command does."""
+
+REPOSITORIES = {
+    "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
+    "z-image": "Tongyi-MAI/Z-Image",
+    "flux-schnell": "black-forest-labs/FLUX.1-schnell",
+    "schnell": "black-forest-labs/FLUX.1-schnell",
+    "flux-dev": "black-forest-labs/FLUX.1-dev",
+    "dev": "black-forest-labs/FLUX.1-dev",
+    "krea-dev": "black-forest-labs/FLUX.1-Krea-dev",
+    "flux2-klein-4b": "black-forest-labs/FLUX.2-klein-4B",
+    "flux2-klein-9b": "black-forest-labs/FLUX.2-klein-9B",
+    "qwen-image": "Qwen/Qwen-Image-2512",
+}
+"""Short names that people use for repositories of Hugging Face; the same ones that mflux loads for these names."""
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
+
+
+class PullAnswer(Answer):
+    status: Literal["present", "confirmation_required", "failed"]
+    model: str | None = None
+    repository: str | None = Field(None, description="Where it would come from.")
+    confirm_token: str | None = Field(None, description="For the second call, after the person's yes.")
+    expires_in_s: float | None = None
+
+
+class Present(Answer):
+    """The model is on this Mac already, so there is nothing to ask."""
+
+
+def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
+    """Register pull_model with a gate of its own."""
+    tokens = Tokens()
+
+    async def ask(
+        ctx: Context[Any, Any], model: str, node: str, confirm_token: str | None
+    ) -> Elicit[Confirmation] | Agreed | TokenNeeded | Present:
+        check_name(model)
+        if await present(herd, model):
+            return Present()
+        if herd.settings.confirm == "terminal":
+            raise HerdError(
+                ErrorCode.CONFIRMATION_REQUIRED,
+                'Downloads are confirmed in a terminal only (setting confirm = "terminal").',
+                "The command for it is `herd-mcp pull`, which this build does not have yet. " + by_hand(model),
+            )
+        if can_ask(ctx):  # also when a token came: the form of a client that has one is never passed by
+            return Elicit(question(model, node), Confirmation)
+        if confirm_token is None:
+            return TokenNeeded(token=tokens.issue("pull", model, node), expires_in_s=300)
+        tokens.spend(confirm_token, "pull", model, node)
+        return Agreed()
+
+    async def pull_model(
+        model: Annotated[
+            str, Field(description="A repository of Hugging Face (owner/name) or a known short name.", max_length=256)
+        ],
+        answer: Annotated[ElicitationResult[Any], Resolve(ask)],
+        node: Annotated[str, Field(description="The Mac to put it on.", max_length=64)] = "any",
+        confirm_token: Annotated[
+            str | None,
+            Field(description="From the first call; only after the person's explicit yes.", max_length=256),
+        ] = None,
+    ) -> Annotated[CallToolResult, PullAnswer]:
+        outcome = answer.data if isinstance(answer, AcceptedElicitation) else None
+        repository = repository_of(model)
+        if isinstance(outcome, Present):
+            return results.answer(
+                PullAnswer(status="present", model=model, repository=repository), f"{model} is on this Mac already."
+            )
+        if isinstance(outcome, TokenNeeded):
+            return results.answer(
+                PullAnswer(
+                    status="confirmation_required",
+                    model=model,
+                    repository=repository,
+                    confirm_token=outcome.token,
+                    expires_in_s=outcome.expires_in_s,
+                ),
+                f"{question(model, node)}\nA person must agree to this. Ask them now; only after their explicit yes "
+                f"call pull_model again with the same arguments and confirm_token {outcome.token!r} (good for five "
+                "minutes, once).",
+            )
+        if not (isinstance(outcome, Agreed) or (isinstance(outcome, Confirmation) and outcome.confirm)):
+            raise HerdError(
+                ErrorCode.NOT_CONFIRMED,
+                f"The person did not agree to download {model}.",
+                "Do not ask again unless they bring it up.",
+            )
+        raise HerdError(
+            ErrorCode.NOT_BUILT_YET,
+            f"The download of {model} is confirmed, but this build cannot download models yet.",
+            by_hand(model),
+            details={"repository": repository} if repository else {},
+        )
+
+    mcp.add_tool(
+        pull_model,
+        title="Download a model",
+        description=DESCRIPTION,
+        annotations=ToolAnnotations(
+            read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=True
+        ),
+        meta={"anthropic/requiresUserInteraction": True},
+    )
+
+
+def check_name(model: str) -> None:
+    """Raises HerdError(invalid_request) for what is neither a repository nor a short name."""
+    if not NAME.match(model):
+        raise HerdError(
+            ErrorCode.INVALID_REQUEST,
+            "model: that is no name of a model.",
+            "Pass a repository of Hugging Face as owner/name, or a short name such as z-image-turbo.",
+            details={"fields": ["model"]},
+        )
+
+
+async def present(herd: "Herd", model: str) -> bool:
+    """Whether a complete model of this name is here."""
+    wanted = {model.lower(), (repository_of(model) or model).lower()}
+    return any(
+        known.complete and wanted & {name.lower() for name in (known.name, *known.aliases)}
+        for known in await herd.models()
+    )
+
+
+def repository_of(model: str) -> str | None:
+    """The repository on Hugging Face, when it is known."""
+    return model if "/" in model else REPOSITORIES.get(model.lower())
+
+
+def question(model: str, node: str) -> str:
+    """What the person is asked. The same on every round, or the SDK would ask again."""
+    repository = repository_of(model)
+    source = f"the repository {repository} of Hugging Face" if repository else "a repository that this build does not know"
+    where = "this herd" if node == "any" else f"the node {node}"
+    return f"Download the model {model} from {source} to {where}? Its size is not known beforehand; models take gigabytes."
+
+
+def by_hand(model: str) -> str:
+    """How a person gets the model without this tool."""
+    repository = repository_of(model)
+    target = shlex.quote(repository) if repository else "OWNER/NAME"
+    return (
+        f"The person can run `hf download {target}` in a terminal (or `uvx --from huggingface-hub hf download {target}`); "
+        "herd-mcp then finds it in the Hugging Face cache by itself."
+    )
