@@ -12,11 +12,15 @@ from PIL import Image
 
 def main(scratch: Path) -> None:
     report = json.loads((scratch / "demo.json").read_text())
-    assert isinstance(report, dict), f"an object was expected, not {report!r}"
-    sys.stdout.write(json.dumps(report, indent=1)[:2000] + "\n")
+    for step in report["steps"]:
+        sys.stdout.write(f"{step['seconds']:6.2f} s  {step['what']}: {step['outcome'][:90]}\n")
+    assert {model["name"] for model in report["models"]} == {"herd-tiny-chat", "herd-tiny-image"}
+    assert report["chat"], "there was no answer"
+    assert report["stats"]["completed"] == 2, report["stats"]
+    assert report["health"]["vitals"]["nodes_online"] == 1, report["health"]
 
     pictures = sorted((scratch / "here" / "herd-demo").glob("*.png"))
-    assert len(pictures) == 2, f"two images were expected in ./herd-demo, found {pictures}"
+    assert len(pictures) == len(report["files"]) == 2, f"two images were expected in ./herd-demo, found {pictures}"
     for picture in pictures:
         with Image.open(picture) as image:
             image.load()
@@ -24,14 +28,13 @@ def main(scratch: Path) -> None:
 
     assert not (scratch / "home" / ".herd").exists(), "the demo wrote into the home of the user"
     assert not list((scratch / "tmp").iterdir()), f"left behind: {list((scratch / 'tmp').iterdir())}"
-    left = [p.info for p in psutil.process_iter(["pid", "exe", "cmdline"]) if _is_ours(p, scratch)]
+    left = [process.info for process in psutil.process_iter(["pid", "cmdline"]) if is_ours(process, scratch)]
     assert not left, f"processes left behind: {left}"
 
 
-def _is_ours(process: psutil.Process, scratch: Path) -> bool:
-    return process.pid != psutil.Process().pid and any(
-        str(scratch / "env") in part for part in process.info["cmdline"] or ()
-    )
+def is_ours(process: psutil.Process, scratch: Path) -> bool:
+    words = process.info["cmdline"] or ()
+    return process.pid != psutil.Process().pid and any(str(scratch / "env") in word for word in words)
 
 
 if __name__ == "__main__":

@@ -41,11 +41,7 @@ class Finding(NamedTuple):
 
 
 def python() -> Iterable[Finding]:
-    found = f"Python {platform.python_version()} ({sys.executable})"
-    if sys.version_info < (3, 11):
-        yield Finding("python", "broken", f"{found} is too old; 3.11 is the least.", "uv python install 3.12")
-    else:
-        yield Finding("python", "ok", found)
+    yield Finding("python", "ok", f"Python {platform.python_version()} ({sys.executable})")
 
 
 def system() -> Iterable[Finding]:
@@ -106,7 +102,7 @@ def memory() -> Iterable[Finding]:
     memory = psutil.virtual_memory()
     text = f"{human_bytes(memory.available)} of {human_bytes(memory.total)} memory free"
     if memory.total < LOW_MEMORY_BYTES:
-        yield Finding("memory", "note", f"{text}: only small models fit.", "Choose models of 4 bits and few parameters.")
+        yield Finding("memory", "note", f"{text}: only small models fit.", "Choose small models of 4 bits.")
     else:
         yield Finding("memory", "ok", text)
 
@@ -190,7 +186,7 @@ def node() -> Iterable[Finding]:
     from herd_mcp.cli.client import find_node
     from herd_mcp.cli.run_dir import NodeLock
 
-    if not NodeLock(_home()).held:
+    if not NodeLock(_home()).is_held():
         yield Finding("node", "ok", "no node runs; the first client starts one")
         return
     try:

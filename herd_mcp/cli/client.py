@@ -13,7 +13,6 @@ from pydantic import TypeAdapter
 from herd_mcp import bridge
 from herd_mcp.cli.run_dir import as_herd_error, read_record
 from herd_mcp.jobs import JOB_EVENT, ErrorCode, ErrorInfo, Frozen, HerdError, Job, JobEvent
-
 from herd_mcp.state import FleetHealth, ModelInfo, NodeState
 
 if TYPE_CHECKING:

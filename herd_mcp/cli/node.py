@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from herd_mcp.cli.console import DONE, FAILED, console, human_s, print_json, say
+from herd_mcp.cli.console import FAILED, console, human_s, print_json, say
 
+POLL_S = 0.05
 STOP_S = 45.0
 """Seconds that `stop` waits: the node's own time to drain and then some to end its engines."""
 
@@ -65,22 +66,22 @@ def stop(
     from herd_mcp.cli.run_dir import NodeLock, read_record
 
     home = Path(bridge.herd_home())
-    lock, record = NodeLock(home), read_record(home)
-    if not lock.held:
+    lock = NodeLock(home)
+    if not lock.is_held():
         say(f"No node runs in {home}.")
         _tell(as_json, {"stopped": False, "was_running": False})
         return
-    if record is None:
-        say("A node is starting here and does not answer yet; try again in a moment.")
-        raise typer.Exit(FAILED)
     started = time.monotonic()
-    _ask_to_end(record, now=now)
     with console(err=True).status("The node finishes its running jobs (--now would not wait)…"):
-        while lock.held and time.monotonic() - started < STOP_S:
-            time.sleep(0.05)
+        pid = None
+        while (alive := lock.is_held()) and time.monotonic() - started < STOP_S:
+            if pid is None and (record := read_record(home)):  # none: it is only just starting
+                pid = record["pid"]
+                _ask_to_end(record, now=now)
+            time.sleep(POLL_S)
     took_s = time.monotonic() - started
-    if lock.held:
-        say(f"The node (pid {record['pid']}) has not ended in {human_s(took_s)}; `kill -9 {record['pid']}` ends it.")
+    if alive:
+        say(f"The node (pid {pid}) has not ended in {human_s(took_s)}; `kill -9 {pid}` ends it.")
         raise typer.Exit(FAILED)
     say(f"The node has ended ({human_s(took_s)}).")
     _tell(as_json, {"stopped": True, "was_running": True, "seconds": round(took_s, 3)})
@@ -122,4 +123,4 @@ def mcp() -> None:
     """
     from herd_mcp import bridge
 
-    raise typer.Exit(bridge.main() or DONE)
+    raise typer.Exit(bridge.main())

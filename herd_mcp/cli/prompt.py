@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typer.core import TyperCommand
-
-if TYPE_CHECKING:
-    from typer import Context
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["--help"]}
 """No `-h` here: a prompt such as `-hello` would ask for help."""
@@ -16,7 +13,7 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["--help"]}
 class PromptCommand(TyperCommand):
     """Says, when an option is unknown, how to write a prompt that begins with a dash."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = list(args)
         try:
             return super().parse_args(ctx, args)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,24 +42,28 @@ class NodeLock:
         self._path = home / "run" / "node.lock"
         self._fd = -1
 
-    def take(self) -> bool:
-        """Whether it is ours now."""
+    def take(self, *, wait_s: float = 0) -> bool:
+        """Whether it is ours now, after trying for `wait_s` seconds."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        self._fd = fd
-        return True
+        until = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    os.close(fd)
+                    return False
+                time.sleep(0.01)
+            else:
+                self._fd = fd
+                return True
 
     def give(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    @property
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether a node of this home lives."""
         if not self._path.exists():
             return False

@@ -45,22 +45,12 @@ def bind(port: int) -> socket.socket:
 
 def port_holder(port: int) -> str:
     """`name (pid 123)` of the process that listens on the port; empty when the system does not tell."""
-    with contextlib.suppress(psutil.Error, PermissionError):
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                return _name(connection.pid)
-    for process in psutil.process_iter():  # macOS shows other processes' sockets only one by one
+    for process in psutil.process_iter():  # one by one: macOS shows them all to root only
         with contextlib.suppress(psutil.Error, PermissionError):
             for connection in process.net_connections("tcp"):
-                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                    return _name(process.pid)
+                if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,):
+                    return f"{process.name()} (pid {process.pid})"
     return ""
-
-
-def _name(pid: int) -> str:
-    with contextlib.suppress(psutil.Error):
-        return f"{psutil.Process(pid).name()} (pid {pid})"
-    return f"pid {pid}"
 
 
 class Server(uvicorn.Server):

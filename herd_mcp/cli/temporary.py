@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,7 @@ class TemporaryNode:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """This process's variables without any of ours or of a model cache: only the built-in models are found, no network."""
+    """This process's variables without ours and those of model caches: only the built-in models are found."""
     ours = ("HERD_", "HF_", "MLX_MODEL_DIR")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {
@@ -62,16 +63,18 @@ def environment(home: Path) -> dict[str, str]:
 def temporary_node() -> Iterator[TemporaryNode]:
     """Start one, wait until it answers, and take everything away at the end: its processes and its home.
 
-    It also ends by itself when this process does, however that happens: its stdin is our pipe. Raises
-    HerdError(no_node) with the end of its log when it does not start.
+    SIGTERM and SIGHUP end the block as Ctrl-C does. The node also ends by itself when this process does, however that
+    happens: its stdin is our pipe. Raises HerdError(no_node) with the end of its log when it does not start.
     """
     home = Path(tempfile.mkdtemp(prefix="herd-"))
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         env = environment(home)
         with (home / "node.stderr").open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "herd_mcp", "up", "--until-eof"],
+                [sys.executable, "-P", "-m", "herd_mcp", "up", "--until-eof"],
                 env=env,
+                cwd=home,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
@@ -85,6 +88,8 @@ def temporary_node() -> Iterator[TemporaryNode]:
             end(process)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait_until_up(node: TemporaryNode) -> None:

@@ -10,11 +10,10 @@ import os
 import resource
 import secrets
 import signal
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from herd_mcp import bridge
 from herd_mcp.cli import run_dir
@@ -27,11 +26,14 @@ from herd_mcp.surfaces.mcp.socket import serve_socket
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Coroutine, Iterable
 
 log = logging.getLogger("herd_mcp.up")
 
 DRAIN_S = 30.0
-"""Seconds that running jobs get when the node is told to end; what is left is cancelled or taken up at the next start."""
+"""Seconds that running jobs get when the node is told to end; images left over run again at the next start."""
+LOCK_S = 0.5
+"""Seconds to try for the home's lock: programs that ask whether a node lives hold it for a moment."""
 OPEN_FILES = 8192
 """Sockets and pipes that one node may hold; the usual soft limit of 256 on macOS is soon used up."""
 LOG_BYTES = 5 * 1024 * 1024
@@ -50,14 +52,14 @@ class Ending:
 
 
 def run_node(settings: Settings, *, detached: bool, until_eof: bool) -> None:
-    """Run until told to end. Raises HerdError: `busy` when a node of this home runs, `no_node` when the port is taken."""
+    """Run until told to end. Raises HerdError: `busy` when one runs here already, `no_node` when the port is taken."""
     where = Path(bridge.herd_home())
     os.umask(0o077)
     for folder in (where, where / "run", where / "logs"):
         run_dir.make_private(folder)
     start_log(settings.log_level, where / "logs" / "node.log" if detached else None)
     lock = run_dir.NodeLock(where)
-    if not lock.take():
+    if not lock.take(wait_s=LOCK_S):
         raise _already(where)
     try:
         run_dir.remove_record(where)  # of a node that was killed
@@ -95,7 +97,7 @@ async def _main(settings: Settings, where: Path, sock: socket.socket, *, until_e
         async with serve_socket(herd, path):
             serving = asyncio.create_task(server.run_on(sock), name="http")
             try:
-                await _first(server.ready.wait(), serving)
+                await _first(server.ready.wait(), beside=[serving])
                 if server.ready.is_set():
                     await _serve(herd, server, serving, ending, where, _record(herd, sock, token, path))
             finally:
@@ -116,7 +118,7 @@ async def _serve(
     """Tell where the node is, serve until the end is asked for, then let the work come to its end."""
     run_dir.write_record(where, record)
     log.info("node %s is up: http://127.0.0.1:%s, home %s", herd.node_name, record["port"], where)
-    await _first(ending.asked.wait(), serving)
+    await _first(ending.asked.wait(), beside=[serving])
     if serving.done():
         return
     log.info("draining: running jobs get up to %.0f s; ask once more to end at once", DRAIN_S)
@@ -124,12 +126,11 @@ async def _serve(
     log.info("ending")
 
 
-async def _first(*waits: asyncio.Task[None] | object) -> None:
-    """Wait until one is done; tasks given as such live on, the rest are cancelled."""
-    tasks = [wait if isinstance(wait, asyncio.Task) else asyncio.ensure_future(wait) for wait in waits]  # type: ignore[arg-type]
-    ours = [task for task, wait in zip(tasks, waits, strict=True) if task is not wait]
+async def _first(*waits: Coroutine[Any, Any, object], beside: Iterable[asyncio.Task[None]] = ()) -> None:
+    """Wait until one of `waits` or of the tasks `beside` is done; the other waits are cancelled, the tasks live on."""
+    ours = [asyncio.create_task(wait) for wait in waits]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*ours, *beside], return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in ours:
             task.cancel()
@@ -156,11 +157,11 @@ def _end_with_stdin(loop: asyncio.AbstractEventLoop, ending: Ending) -> None:
     """For a node that belongs to another process: when the pipe on stdin ends, so does the node."""
 
     def readable() -> None:
-        if not os.read(sys.stdin.fileno(), 4096):
-            loop.remove_reader(sys.stdin.fileno())
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
             ending.ask()
 
-    loop.add_reader(sys.stdin.fileno(), readable)
+    loop.add_reader(0, readable)
 
 
 def start_log(level: str, path: Path | None) -> None:
@@ -184,6 +185,7 @@ class NodeLog(logging.handlers.RotatingFileHandler):
         self._follow()
 
     def _follow(self) -> None:
+        assert self.stream is not None
         for standard in (1, 2):
             os.dup2(self.stream.fileno(), standard)
 

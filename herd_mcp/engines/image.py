@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from herd_mcp.engines import image_load, image_registry
-from herd_mcp.engines.image_picture import read_picture, save_cut
+from herd_mcp.engines.image_picture import cut, read_picture
 from herd_mcp.engines.image_png import describe, write_png
 from herd_mcp.engines.image_registry import Family
 from herd_mcp.engines.image_request import Drawing, plan
@@ -91,7 +93,8 @@ class Prepared:
 
     drawing: Drawing
     spool: Path
-    picture: Path | None = None
+    picture: Image.Image | None = None
+    """To start from, in the size of the drawing."""
 
 
 class ImageEngine:
@@ -110,7 +113,7 @@ class ImageEngine:
         image_load.prepare_process()
         import mlx.core as mx
 
-        if mx.default_device() == mx.Device(mx.cpu):
+        if mx.default_device().type == mx.DeviceType.cpu:
             mx.disable_compile()  # it needs a C++ compiler there
         mx.reset_peak_memory()
         report(0.0)
@@ -129,9 +132,7 @@ class ImageEngine:
             raise image_load.not_loaded(spec, self._family, error) from error
         report(1.0)
         mx.clear_cache()
-        return Ready(
-            weights_bytes=weights_bytes, active_bytes=mx.get_active_memory(), peak_bytes=mx.get_peak_memory()
-        )
+        return Ready(weights_bytes=weights_bytes, active_bytes=mx.get_active_memory(), peak_bytes=mx.get_peak_memory())
 
     def _prove(self) -> None:
         px = min(PROOF_PX, self._family.default_px)
@@ -160,13 +161,7 @@ class ImageEngine:
             return Prepared(plan(request, self._family, self._spec.model), spool)
         picture = read_picture(request.image)
         drawing = plan(request, self._family, self._spec.model, picture.size)
-        path = spool.with_name(f"{spool.name}.in.png")
-        try:
-            save_cut(picture, drawing.width, drawing.height, path)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise _disk(error) from error
-        return Prepared(drawing, spool, path)
+        return Prepared(drawing, spool, cut(picture, drawing.width, drawing.height))
 
     def admit(self, start: Start, prepared: Prepared) -> None:
         self._admitted.add(start.run)
@@ -187,8 +182,6 @@ class ImageEngine:
         try:
             outcome = self._draw(number, prepared, emit)
         finally:
-            if prepared.picture is not None:
-                prepared.picture.unlink(missing_ok=True)
             self._admitted.discard(number)
             self._cancelled.discard(number)
         emit(outcome)
@@ -202,11 +195,15 @@ class ImageEngine:
 
         run = _Run(prepared.drawing, send, lambda: number in self._cancelled, number)
         started = time.monotonic()
+        picture: Path | None = None  # mflux takes pictures as files
         try:
             if run.stopped():
                 return RunCancelled(run=number)
             send(self._beginning(run))
-            image = self._generate(run, prepared.picture)
+            if prepared.picture is not None:
+                picture = prepared.spool.with_name(prepared.spool.name + ".in.png")
+                prepared.picture.save(picture, compress_level=1)
+            image = self._generate(run, picture)
             if run.stopped():
                 return RunCancelled(run=number)
             facts = self._facts(run, image.size, started)
@@ -217,14 +214,19 @@ class ImageEngine:
         except Exception as error:
             return RunFailed(run=number, error=_failure(error, begun=run.config is not None))
         finally:
+            if picture is not None:
+                picture.unlink(missing_ok=True)
             mx.clear_cache()
 
     def _beginning(self, run: _Run) -> RunDelta:
         """Says what comes first, and whether the model reads the whole prompt: mflux cuts a long one silently."""
+        from mflux.models.common.tokenizer import LanguageTokenizer
+
         steps = run.drawing.steps or self._family.default_steps
         message = "encoding prompt"
-        tokenizers = getattr(self._model, "tokenizers", None) or {}
-        longest = max(tokenizers.values(), key=lambda tokenizer: tokenizer.max_length, default=None)
+        tokenizers = (getattr(self._model, "tokenizers", None) or {}).values()
+        known = [tokenizer for tokenizer in tokenizers if isinstance(tokenizer, LanguageTokenizer)]
+        longest = max(known, key=lambda tokenizer: int(tokenizer.max_length), default=None)
         if longest is not None:
             tokens = len(longest.tokenizer(run.drawing.prompt)["input_ids"])
             if tokens > longest.max_length:

@@ -35,7 +35,10 @@ def family_for(spec: EngineSpec) -> Family:
     try:
         config = builtin_image.read_config(Path(spec.path))
         return dataclasses.replace(
-            family, **{name: int(config[name]) for name in ("default_px", "max_px", "default_steps")}
+            family,
+            default_px=int(config["default_px"]),
+            max_px=int(config["max_px"]),
+            default_steps=int(config["default_steps"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HerdError(
@@ -55,12 +58,7 @@ def check(spec: EngineSpec, family: Family) -> None:
     base = "flux2-klein-4b" if family.key == BUILTIN else family.key
     result = ModelChecker.check(str(folder), base_model=_alias(base))
     problems = [problem.rstrip(".") for problem in result.problems]
-    for layout in family.layouts[:1]:
-        problems += [
-            f"{pattern.removesuffix('/*')} is missing"
-            for pattern in layout.tokenizers
-            if _is_saved(folder) and not any(folder.glob(pattern))
-        ]
+    problems += [f"{pattern.removesuffix('/*')} is missing" for pattern in _missing_tokenizers(folder, family)]
     if problems:
         raise HerdError(
             ErrorCode.MODEL_INCOMPLETE,
@@ -77,8 +75,12 @@ def _alias(key: str) -> str:
     return aliases[0]
 
 
-def _is_saved(folder: Path) -> bool:
-    return not (folder / "split_files").is_dir()
+def _missing_tokenizers(folder: Path, family: Family) -> list[str]:
+    """mflux's own check looks at the weights alone."""
+    for layout in family.layouts:
+        if all(any(folder.glob(pattern)) for pattern in layout.weights):
+            return [pattern for pattern in layout.tokenizers if not any(folder.glob(pattern))]
+    return []
 
 
 def _only_by_name(folder: Path, family: Family) -> bool:

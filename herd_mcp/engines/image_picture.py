@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 from PIL import Image, ImageOps
 
@@ -44,6 +43,6 @@ def _refused(reason: str, hint: str) -> HerdError:
     return HerdError(ErrorCode.INVALID_REQUEST, f"The picture in `image` cannot be used: {reason}.", hint)
 
 
-def save_cut(picture: Image.Image, width: int, height: int, path: Path) -> None:
-    """Write `picture` as a PNG of exactly this size, cut at the edges where the proportions differ."""
-    ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS).save(path, format="PNG", compress_level=1)
+def cut(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """`picture` in exactly this size, cut at the edges where the proportions differ: mflux would distort it."""
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)

@@ -308,9 +308,7 @@ def _layouts(key: str) -> tuple[Layout, ...]:
         source = IrisWeightDefinition if key == "iris-3b-base" else IrisTurboWeightDefinition
         return (
             saved,
-            Layout(
-                (source.SOURCE_TRANSFORMER_PATTERN,), other_repos=(source.TEXT_ENCODER_REPO,), hf_cache_only=True
-            ),
+            Layout((source.SOURCE_TRANSFORMER_PATTERN,), other_repos=(source.TEXT_ENCODER_REPO,), hf_cache_only=True),
         )
     if key.startswith("anima-"):
         from mflux.models.anima.weights.anima_weight_definition import AnimaWeightDefinition as Anima

@@ -126,9 +126,7 @@ def _negative(text: str | None, family: Family, model: str, guidance: float | No
 # ── Size ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _size(
-    request: ImageRequest, family: Family, model: str, picture_px: tuple[int, int] | None
-) -> tuple[int, int]:
+def _size(request: ImageRequest, family: Family, model: str, picture_px: tuple[int, int] | None) -> tuple[int, int]:
     """What is asked; else the model's default, in the proportions of the picture when there is one."""
     largest = family.max_px or MAX_IMAGE_PX
     for name, px in (("width", request.width), ("height", request.height)):

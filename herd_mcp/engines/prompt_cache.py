@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import LRUPromptCache
+from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
 
 _NO_COUNT_LIMIT = 1 << 62
 """The bound is bytes. A bound in sequences makes returning users miss while memory is free."""
@@ -27,10 +27,16 @@ class PromptCache:
         is always left to compute, since the model needs an input to say something."""
         if self._max_bytes <= 0 or len(ids) < 2:
             return None, 0
-        cache, rest = self._caches.fetch_nearest_cache("", ids[:-1])
+        cache, rest = self._caches.fetch_nearest_cache("", ids)
+        if cache is not None and not rest:
+            if can_trim_prompt_cache(cache):
+                trim_prompt_cache(cache, 1)
+                return cache, len(ids) - 1
+            cache, rest = self._caches.fetch_nearest_cache("", ids[:-1])
+            rest = [*rest, ids[-1]]
         if cache is None:
             return None, 0
-        return cache, len(ids) - 1 - len(rest)
+        return cache, len(ids) - len(rest)
 
     def keep(self, ids: list[int], cache: list[Any]) -> None:
         """Remember the cache of `ids`. One that is larger than the whole bound is not kept, nor are others evicted."""

@@ -10,6 +10,7 @@ admits, steps and frees. Every run that was started ends in exactly one of Done,
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -174,12 +175,9 @@ class Worker:
     def _serve(self, engine: Engine) -> NoReturn:
         busy = False
         while True:
-            try:
-                command = self._inbox.get(block=not busy)
-            except queue.Empty:
+            while busy and self._inbox.empty():
                 busy = self._step(engine)
-                continue
-            self._obey(engine, command)
+            self._obey(engine, self._inbox.get())
             busy = True
 
     def _obey(self, engine: Engine, command: tuple[Start, Any] | Cancel) -> None:
@@ -244,7 +242,19 @@ class Worker:
         except ValidationError as error:
             what = "; ".join(problem["msg"] for problem in error.errors(include_input=False, include_url=False)[:3])
             log.error("not a command, ignored (%d bytes): %s", len(line), what)
+            self._fail_unreadable(line, what)
             return None
+
+    def _fail_unreadable(self, line: bytes, what: str) -> None:
+        """A start that cannot be read but has a number still gets its ending."""
+        try:
+            command = json.loads(line)
+            run = command["run"] if command["op"] == "start" else None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return
+        if isinstance(run, int) and self._runs.open(run):
+            error = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message=f"The engine cannot read the request: {what}.")
+            self._runs.emit(RunFailed(run=run, error=error))
 
     def _start(self, start: Start) -> None:
         if self._runs.open(start.run):

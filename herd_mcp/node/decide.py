@@ -12,122 +12,29 @@ The order of decisions, each time something happened:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from herd_mcp import pipe
-from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loading, Progress, Queued, Request
+from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loading, Progress, Queued
 from herd_mcp.node import memory
-from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, Run, State
+from herd_mcp.node.events import (
+    Cancel,
+    Drain,
+    Effect,
+    EndEngine,
+    Event,
+    Exited,
+    Heard,
+    Refuse,
+    Release,
+    Send,
+    StartEngine,
+    Submit,
+    Tell,
+    Tick,
+    Unload,
+)
+from herd_mcp.node.lanes import Engine, EngineKey, Lane, Run, State
 from herd_mcp.node.outcome import completed, deltas
-
-# ── What can happen ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """A job asks for a place. It is held until `Release`. `forced`: it was accepted before, no limit refuses it."""
-
-    job_id: str
-    attempt: int
-    request: Request
-    plan: Plan
-    spool: str
-    timeout_s: float
-    forced: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The job is on disk: it may start."""
-
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """An engine said something."""
-
-    key: EngineKey
-    generation: int
-    message: pipe.Message
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """An engine process is gone. `reason` is a sentence for people."""
-
-    key: EngineKey
-    generation: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unload:
-    """Somebody wants the memory of an idle engine back."""
-
-    key: EngineKey
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """No new jobs from now on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = Submit | Release | Cancel | Heard | Exited | Unload | Drain | Tick
-
-
-# ── What to do ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    job_id: str
-    error: ErrorInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """An event for the job's owner."""
-
-    job_id: str
-    attempt: int
-    event: JobEvent
-
-
-@dataclass(frozen=True, slots=True)
-class StartEngine:
-    key: EngineKey
-    generation: int
-    spec: pipe.EngineSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    key: EngineKey
-    generation: int
-    command: pipe.Start | pipe.Cancel
-
-
-@dataclass(frozen=True, slots=True)
-class EndEngine:
-    """End the process group: unloading, or the end of one that hangs."""
-
-    key: EngineKey
-    generation: int
-    reason: str
-
-
-Effect = Refuse | Tell | StartEngine | Send | EndEngine
 
 
 def decide(state: State, event: Event, now: float) -> list[Effect]:

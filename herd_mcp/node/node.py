@@ -24,7 +24,9 @@ from herd_mcp.jobs import (
 )
 from herd_mcp.node import memory
 from herd_mcp.node.choose import choose
-from herd_mcp.node.decide import (
+from herd_mcp.node.decide import decide, next_tick_at
+from herd_mcp.node.engines import EngineProcess
+from herd_mcp.node.events import (
     Cancel,
     Drain,
     Effect,
@@ -40,10 +42,7 @@ from herd_mcp.node.decide import (
     Tell,
     Tick,
     Unload,
-    decide,
-    next_tick_at,
 )
-from herd_mcp.node.engines import EngineProcess
 from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.models import find_models
@@ -151,6 +150,11 @@ class Node:
         if refusals:
             del self._inboxes[job.id, attempt]
             raise HerdError.of(refusals[0])
+
+    def give_back(self, job_id: str, attempt: int) -> None:
+        """Undo `reserve` for a job that will not run."""
+        self.cancel(job_id)
+        self._inboxes.pop((job_id, attempt), None)
 
     async def run(self, job_id: str, attempt: int) -> AsyncGenerator[JobEvent, None]:
         """The events of one reserved attempt, to its end. Leaving early cancels it."""

@@ -18,11 +18,13 @@ from herd_mcp.herd import Herd
 from herd_mcp.jobs import (
     Cancelled,
     Completed,
+    Delta,
     ErrorCode,
     Failed,
     HerdError,
     Job,
     JobEvent,
+    Progress,
     Result,
     Routed,
 )
@@ -49,12 +51,17 @@ class Call:
         self.job = job
         self.model = job.model
         self.node = ""
+        self.begun = False
+        self.bad_end: Failed | Cancelled | None = None
 
     def note(self, event: JobEvent) -> None:
         if isinstance(event, Routed):
             self.node, self.model = event.node, event.model or self.model
         elif isinstance(event, Completed):
             self.node, self.model = event.result.node, event.result.model
+        elif isinstance(event, Failed | Cancelled):
+            self.bad_end = event
+        self.begun = self.begun or isinstance(event, Progress | Delta | Completed)
 
     def headers(self) -> dict[str, str] | None:
         """Who serves the job; None while that is open."""

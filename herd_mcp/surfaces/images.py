@@ -10,11 +10,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from herd_mcp.herd import Herd
 from herd_mcp.jobs import (
     Completed,
     ErrorCode,
     ErrorInfo,
+    Failed,
     HerdError,
     ImageRequest,
     ImageResult,
@@ -51,7 +51,12 @@ async def generate_image(request: Request, herd: TheHerd) -> Response:
         return Response(data, media_type="image/png", headers={**call.result_headers(result), **headers})
 
     async def stream(events: AsyncIterator[JobEvent]) -> Response:
-        return EventStream(_frames(call, events), headers=call.headers, error_frame=_error_frame)
+        return EventStream(
+            _frames(call, events),
+            headers=call.headers,
+            error_frame=lambda info: _bad_end(call, info),
+            begun=lambda: call.begun,
+        )
 
     wants_events = "text/event-stream" in request.headers.get("accept", "")
     return JobResponse(herd, call, stream if wants_events else png)
@@ -82,8 +87,7 @@ async def _frames(call: Call, events: AsyncIterator[JobEvent]) -> AsyncGenerator
     """Each event by its type's name. `completed` carries the link; no path of this Mac's disk is told over HTTP."""
     async for event in events:
         call.note(event)
-        if call.headers() is None:  # the answer has not started: a bad end can still have its status
-            raise_bad_end(event)
+        raise_bad_end(event)
         data = event.model_dump(mode="json")
         if isinstance(event, Completed):
             data["result"].pop("path", None)
@@ -91,21 +95,19 @@ async def _frames(call: Call, events: AsyncIterator[JobEvent]) -> AsyncGenerator
         yield frame(data, event=event.type, seq=event.seq)
 
 
-def _error_frame(info: ErrorInfo) -> bytes:
-    return frame({"type": "failed", "error": info.model_dump(mode="json")}, event="failed")
+def _bad_end(call: Call, info: ErrorInfo) -> bytes:
+    """The job's own last event, or `failed` when the node broke off the stream."""
+    event = call.bad_end or Failed(error=info)
+    return frame(event.model_dump(mode="json"), event=event.type, seq=event.seq)
 
 
 @router.api_route("/images/{image_id}", methods=["GET", "HEAD"], response_class=Response)
 async def get_image(request: Request, image_id: str, herd: TheHerd, thumbnail: bool = False) -> Response:
     """The PNG, or with `?thumbnail=1` a JPEG of at most 512 px. What an id means never changes."""
-    data = await _bytes(herd, image_id, thumbnail=thumbnail)
+    data = await (herd.thumbnail(image_id) if thumbnail else herd.image(image_id))
     etag = f'"{hashlib.sha256(data).hexdigest()}"'
     headers = {"ETag": etag, "Cache-Control": FOREVER, "X-Content-Type-Options": "nosniff"}
     asked = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in asked or "*" in asked:
         return Response(status_code=304, headers=headers)
     return Response(data, media_type="image/jpeg" if thumbnail else "image/png", headers=headers)
-
-
-async def _bytes(herd: Herd, image_id: str, *, thumbnail: bool) -> bytes:
-    return await (herd.thumbnail(image_id) if thumbnail else herd.image(image_id))

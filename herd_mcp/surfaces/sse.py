@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 KEEPALIVE_S = 5.0
 """A stream that was silent this long gets a comment; so one comes at least every 10 s."""
 KEEPALIVE = b": still working\n\n"
+PATIENCE_S = 1.0
+"""How long frames about a job that has not begun wait for it to begin or to fail."""
 
 
 def frame(data: Any, *, event: str = "", seq: int | None = None) -> bytes:
@@ -30,9 +32,10 @@ def frame(data: Any, *, event: str = "", seq: int | None = None) -> bytes:
 class EventStream(Response):
     """Frames as they come.
 
-    The answer starts (200) with the first frame after `headers()` is known, or when it is known and nothing came for
-    KEEPALIVE_S. A HerdError of `frames` before that is raised and becomes a real status; after that it is sent as
-    `error_frame`. Does not watch for the client going away: whoever calls it does.
+    The answer starts (200) once `headers()` are known and there is a frame of a job that has `begun()`, or a frame
+    that has waited PATIENCE_S, or nothing but silence for KEEPALIVE_S. A HerdError of `frames` before that is raised
+    and becomes a real status; after that it is sent as `error_frame`. Does not watch for the client going away:
+    whoever calls it does.
     """
 
     media_type = "text/event-stream"
@@ -43,10 +46,13 @@ class EventStream(Response):
         *,
         headers: Callable[[], Mapping[str, str] | None],
         error_frame: Callable[[ErrorInfo], bytes],
+        begun: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__()
         self.frames = frames
         self.known_headers = headers
+        self.begun = begun
+        self.patient = True
         self.error_frame = error_frame
         self.started = False
         self.kept: list[bytes] = []
@@ -75,11 +81,12 @@ class EventStream(Response):
         await self._write(send, b"", end=True)
 
     async def _write(self, send: Send, chunk: bytes, *, end: bool = False) -> None:
-        """Send `chunk`, after the start and what was kept back for it. Before the headers are known: keep it."""
+        """Send `chunk`, after the start and what was kept back for it. Before the start is due: keep it."""
         async with self.writing:
             if not self.started:
                 headers = self.known_headers()
-                if headers is None and not end:
+                early = headers is None or (self.patient and not self.begun())
+                if early and not end:
                     self.kept.append(chunk)
                     return
                 self.started = True
@@ -93,6 +100,10 @@ class EventStream(Response):
     async def _beat(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
         self.last_sent = loop.time()
+        await asyncio.sleep(PATIENCE_S)
+        self.patient = False
+        if self.kept:
+            await self._write(send, b"")
         while True:
             await asyncio.sleep(KEEPALIVE_S)
             silent = loop.time() - self.last_sent >= KEEPALIVE_S

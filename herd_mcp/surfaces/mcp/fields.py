@@ -10,13 +10,16 @@ from herd_mcp.jobs import MAX_TAGS
 
 Tags = Annotated[
     list[str] | None,
-    Field(description="Labels kept with the job and counted in the statistics, for example the project.", max_length=MAX_TAGS),
+    Field(
+        description="Labels kept with the job and counted in the statistics, for example the project.",
+        max_length=MAX_TAGS,
+    ),
 ]
 
 WaitS = Annotated[
     float | None,
     Field(
-        description="Seconds to wait for the result, then the answer is status \"running\" and the job goes on. "
+        description='Seconds to wait for the result, then the answer is status "running" and the job goes on. '
         "Left out, as the node's settings say (45: some clients end a call after 60 s).",
         ge=0,
         le=3600,

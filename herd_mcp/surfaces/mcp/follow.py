@@ -118,8 +118,9 @@ async def run(
     try:
         result = await wait(herd, job.id, ctx, limit)
     except anyio.get_cancelled_exc_class():
+        asked = ctx.session._request_outbound.cancel_requested.is_set()  # else the client itself has gone
         with anyio.move_on_after(CANCEL_S, shield=True):
-            await herd.cancel(job.id)
+            await herd.cancel(job.id, disconnected=not asked)
         raise
     return (job if result is not None else await herd.job(job.id)), result
 

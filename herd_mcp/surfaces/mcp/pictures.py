@@ -51,7 +51,7 @@ async def read_picture(herd: Herd, told: str, *, local: bool) -> bytes:
 
 
 def _decoded(told: str) -> bytes | None:
-    """The bytes of a data: URI or of bare base64; None when it is neither. Raises HerdError when a data: URI is broken."""
+    """The bytes of a data: URI or of bare base64; None when it is neither. Raises HerdError for a broken data: URI."""
     if told.startswith("data:"):
         head, _, body = told.partition(",")
         if not head.endswith(";base64"):
@@ -100,8 +100,8 @@ def _unreadable(path: Path, error: OSError) -> HerdError:
         hint = "Make the file readable for you, or pass its bytes as a data: URI."
         if error.errno == errno.EPERM or sys.platform == "darwin":
             hint = (
-                "macOS keeps Desktop, Documents, Downloads and other disks private: allow access under System Settings, "
-                "Privacy & Security, Files and Folders, or pass the bytes as a data: URI."
+                "macOS keeps Desktop, Documents, Downloads and other disks private: allow access under System "
+                "Settings, Privacy & Security, Files and Folders, or pass the bytes as a data: URI."
             )
         return _wrong(f"{path} may not be read ({error.strerror})", hint)
     return _wrong(f"{path} cannot be read ({error.strerror})", "Pass the bytes as a data: URI.")

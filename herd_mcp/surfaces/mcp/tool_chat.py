@@ -64,7 +64,9 @@ def add_chat_tool(mcp: MCPServer, herd: Herd) -> None:
         ] = None,
         tools: Annotated[
             list[Tool] | None,
-            Field(description="Functions the model may call; its calls are told, not carried out.", max_length=MAX_TOOLS),
+            Field(
+                description="Functions the model may call; its calls are told, not carried out.", max_length=MAX_TOOLS
+            ),
         ] = None,
         tags: Tags = None,
         wait_s: WaitS = None,

@@ -60,8 +60,8 @@ def add_image_tool(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
         image: Annotated[
             str | None,
             Field(
-                description="A picture to start from: herd://images/{image_id}, a data:image/…;base64 URI"
-                + (", or the full path of a PNG, JPEG or WebP file." if local else ".")
+                description="A PNG, JPEG or WebP picture to start from: herd://images/{image_id}, a "
+                "data:image/…;base64 URI or, from clients on the same Mac, the full path of a file."
             ),
         ] = None,
         image_strength: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -35,10 +36,8 @@ def add_job_tools(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
     ) -> Annotated[CallToolResult, JobAnswer]:
         job = await herd.job(job_id)
         if job.status not in ENDED and wait_s > 0:
-            try:
+            with contextlib.suppress(HerdError):  # how the job ended is this tool's answer, not an error of the call
                 await follow.wait(herd, job_id, ctx, wait_s)
-            except HerdError:
-                pass  # how the job ended, which is this tool's answer and no error of the call
             job = await herd.job(job_id)
         return await describe(herd, job, local=local)
 

@@ -63,6 +63,7 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
         ctx: Context[Any, Any], model: str, node: str, confirm_token: str | None
     ) -> Elicit[Confirmation] | Agreed | TokenNeeded | Present:
         check_name(model)
+        await check_node(herd, node)
         if await present(herd, model):
             return Present()
         if herd.settings.confirm == "terminal":
@@ -143,6 +144,17 @@ def check_name(model: str) -> None:
         )
 
 
+async def check_node(herd: "Herd", node: str) -> None:
+    """Raises HerdError(no_node) for a node that this herd does not have."""
+    names = [name for state in await herd.nodes() for name in (state.name, state.node_id)]
+    if node not in ("any", *names):
+        raise HerdError(
+            ErrorCode.NO_NODE,
+            f"There is no node {node!r} in this herd.",
+            f"Pass any, or one of: {', '.join(names[::2])}.",
+        )
+
+
 async def present(herd: "Herd", model: str) -> bool:
     """Whether a complete model of this name is here."""
     wanted = {model.lower(), (repository_of(model) or model).lower()}
@@ -160,9 +172,13 @@ def repository_of(model: str) -> str | None:
 def question(model: str, node: str) -> str:
     """What the person is asked. The same on every round, or the SDK would ask again."""
     repository = repository_of(model)
-    source = f"the repository {repository} of Hugging Face" if repository else "a repository that this build does not know"
+    source = (
+        f"the repository {repository} of Hugging Face" if repository else "a repository that this build does not know"
+    )
     where = "this herd" if node == "any" else f"the node {node}"
-    return f"Download the model {model} from {source} to {where}? Its size is not known beforehand; models take gigabytes."
+    return (
+        f"Download the model {model} from {source} to {where}? Its size is not known beforehand; models take gigabytes."
+    )
 
 
 def by_hand(model: str) -> str:
@@ -170,6 +186,7 @@ def by_hand(model: str) -> str:
     repository = repository_of(model)
     target = shlex.quote(repository) if repository else "OWNER/NAME"
     return (
-        f"The person can run `hf download {target}` in a terminal (or `uvx --from huggingface-hub hf download {target}`); "
+        f"The person can run `hf download {target}` in a terminal (or `uvx --from huggingface-hub hf download {target}`"
+        "); "
         "herd-mcp then finds it in the Hugging Face cache by itself."
     )

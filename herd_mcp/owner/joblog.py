@@ -4,7 +4,7 @@ nothing; the list is bounded by the job itself (steps, max_tokens)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from herd_mcp.jobs import ErrorCode, HerdError, JobEvent
 
@@ -35,7 +35,7 @@ class JobLog:
         self.closed.set()
         self._more.set()
 
-    async def read(self, after_seq: int = 0) -> AsyncIterator[JobEvent]:
+    async def read(self, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
         """Every event after `after_seq`, then those to come, to the terminal one."""
         place = max(after_seq, 0)
         while True:

@@ -1,0 +1,234 @@
+"""The owner of the jobs that were asked here: from acceptance to the one outcome, whoever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from herd_mcp.changes import Changes
+from herd_mcp.jobs import (
+    Attempt,
+    Cancelled,
+    ChatResult,
+    Completed,
+    Delta,
+    ErrorCode,
+    Failed,
+    HerdError,
+    ImageResult,
+    Job,
+    JobEvent,
+    Loading,
+    NodeEstimate,
+    Progress,
+    Routed,
+)
+from herd_mcp.node.gallery import Gallery
+from herd_mcp.node.history import History
+from herd_mcp.node.node import Node
+from herd_mcp.owner.joblog import JobLog
+from herd_mcp.owner.record import Outcome, attempt_over, internal, job_over, taken_up
+from herd_mcp.owner.retry import after_failure, after_restart
+from herd_mcp.state import Change
+
+log = logging.getLogger(__name__)
+
+ENDED_LOGS = 256
+"""Ended jobs whose events can still be read; of older ones only the outcome."""
+CANCEL_S = 60.0
+"""How long `cancel` waits for the engine to let go: one step of the slowest image."""
+
+
+class LiveJob:
+    """A job with what its owner needs while it runs."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.log = JobLog(job.id)
+        self.accepted_at = time.monotonic()
+        self.ttft_s: float | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.cancelled = False
+        self.ended = asyncio.Event()
+
+
+class Owner:
+    """Jobs that were accepted and are not over, and the last that ended."""
+
+    def __init__(self, node: Node, history: History, gallery: Gallery, changes: Changes, chat_keep_s: float) -> None:
+        self._node = node
+        self._history = history
+        self._gallery = gallery
+        self._changes = changes
+        self._chat_keep_s = chat_keep_s
+        self._live: dict[str, LiveJob] = {}
+        self._over: dict[str, LiveJob] = {}
+
+    def find(self, job_id: str) -> LiveJob | None:
+        """A job that is not over, or one of the last that ended."""
+        return self._live.get(job_id) or self._over.get(job_id)
+
+    async def accept(self, job: Job, *, forced: bool = False) -> Job:
+        """Reserve a place, write the job down, let it run. `forced`: it was accepted before, no limit refuses it."""
+        live = LiveJob(job)
+        await self._reserve(live, forced=forced)
+        self._live[job.id] = live
+        try:
+            await self._history.save(live.job)
+        except BaseException:
+            del self._live[job.id]
+            self._node.give_back(job.id, len(live.job.attempts))
+            raise
+        live.task = asyncio.create_task(self._drive(live))
+        self._changes.tell(Change(kind="job", id=job.id))
+        return live.job
+
+    async def cancel(self, live: LiveJob) -> Job:
+        """End a job at its next token or step; one that is over stays as it is. Raises HerdError(timeout)."""
+        live.cancelled = True
+        self._node.cancel(live.job.id)
+        try:
+            await asyncio.wait_for(live.ended.wait(), CANCEL_S)
+        except TimeoutError:
+            raise HerdError(
+                ErrorCode.TIMEOUT,
+                f"{live.job.id} will be cancelled, but its engine has not come to the end of its step yet.",
+                "Ask again in a while with `herd-mcp jobs`.",
+                retryable=True,
+            ) from None
+        return live.job
+
+    async def restore(self) -> None:
+        """Take up what a killed node left: images run again, chats end as interrupted."""
+        for job in await self._history.unfinished():
+            error = after_restart(job)
+            if error is None:
+                log.info("taking up %s again", job.id)
+                try:
+                    await self.accept(taken_up(job), forced=True)
+                    continue
+                except HerdError as refused:
+                    error = refused.info
+            await self._history.save(job_over(job, Failed(error=error)))
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until every job is over, or the time is."""
+        tasks = [live.task for live in self._live.values() if live.task]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
+
+    # ── one job ──
+
+    async def _reserve(self, live: LiveJob, *, forced: bool) -> None:
+        """Place the next attempt on a node. Raises HerdError."""
+        job = live.job
+        assert job.request is not None
+        plan = await self._node.plan(job.request)
+        attempt = Attempt(number=len(job.attempts) + 1, node=self._node.name, started_at=time.time())
+        spool = str(self._gallery.spool_file()) if job.kind == "image" else ""
+        self._node.reserve(job, attempt.number, plan, spool=spool, forced=forced)
+        routed = Routed(node=self._node.name, model=plan.spec.model, estimates=(NodeEstimate(node=self._node.name),))
+        update = {"attempts": (*job.attempts, attempt), "model": plan.spec.model, "routed": routed}
+        live.job = job.model_copy(update=update)
+
+    async def _drive(self, live: LiveJob) -> None:
+        """Run attempts until the job has its outcome; write it down, then tell it."""
+        try:
+            outcome = await self._attempts(live)
+        except Exception as error:
+            log.exception("job %s", live.job.id)
+            outcome = Failed(error=internal(error))
+        if live.job.kind == "image" and isinstance(outcome, Failed) and outcome.error.code == ErrorCode.INTERRUPTED:
+            await self._leave_for_later(live)
+        else:
+            await self._finish(live, outcome)
+
+    async def _attempts(self, live: LiveJob) -> Outcome:
+        while True:
+            assert live.job.routed is not None
+            live.log.append(live.job.routed)
+            if live.cancelled:
+                self._node.cancel(live.job.id)
+            outcome = await self._attempt(live)
+            if not isinstance(outcome, Failed) or live.cancelled:
+                return outcome
+            live.job = attempt_over(live.job, outcome)
+            if not after_failure(live.job, outcome.error, told_tokens=live.ttft_s is not None):
+                return outcome
+            log.info("job %s is tried again: %s", live.job.id, outcome.error.message)
+            try:
+                await self._reserve(live, forced=True)
+                await self._history.save(live.job)
+            except HerdError as error:
+                return Failed(error=error.info)
+
+    async def _attempt(self, live: LiveJob) -> Outcome:
+        """One attempt on this node: its events go to the log, its outcome is returned."""
+        async with contextlib.aclosing(self._node.run(live.job.id, len(live.job.attempts))) as events:
+            async for event in events:
+                match event:
+                    case Completed(result=ImageResult() as result):
+                        return await self._keep(result)
+                    case Completed() | Failed() | Cancelled():
+                        return event
+                    case _:
+                        self._note(live, event)
+        raise AssertionError("a run ended without an outcome")
+
+    async def _keep(self, result: ImageResult) -> Outcome:
+        """The picture is on this disk before anybody hears of it."""
+        try:
+            return Completed(result=await self._gallery.keep(result))
+        except HerdError as error:
+            return Failed(error=error.info)
+
+    def _note(self, live: LiveJob, event: JobEvent) -> None:
+        """What an event means for the job's record; then to the readers."""
+        match event:
+            case Delta() if live.ttft_s is None:
+                live.ttft_s = round(time.monotonic() - live.accepted_at, 4)
+            case Loading() if live.job.status == "queued":
+                self._mark(live, {"status": "loading"})
+            case Progress() if live.job.status != "running":
+                self._mark(live, {"status": "running", "started_at": time.time(), "progress": event})
+            case Progress():
+                live.job = live.job.model_copy(update={"progress": event})
+                self._changes.tell(Change(kind="job", id=live.job.id))
+        live.log.append(event)
+
+    def _mark(self, live: LiveJob, update: dict[str, object]) -> None:
+        """A new status, written down beside the run: after a crash it tells whether an engine had begun."""
+        live.job = live.job.model_copy(update=update)
+        # A failed write is logged by the history, and the outcome is written again.
+        self._history.write(live.job).add_done_callback(lambda future: future.exception())
+        self._changes.tell(Change(kind="job", id=live.job.id))
+
+    async def _finish(self, live: LiveJob, outcome: Outcome) -> None:
+        """Write the outcome down, then tell it."""
+        job = job_over(live.job, outcome, ttft_s=live.ttft_s, total_s=time.monotonic() - live.accepted_at)
+        if isinstance(outcome, Completed) and job.result is not None:
+            outcome = Completed(result=job.result)
+        forget = isinstance(job.result, ChatResult) and not self._chat_keep_s
+        try:
+            await self._history.save(job.model_copy(update={"result": None}) if forget else job)
+        except HerdError as error:
+            log.error("the outcome of %s is not on disk: %s", job.id, error)
+        live.job = job
+        live.log.append(outcome)
+        live.ended.set()
+        del self._live[job.id]
+        self._over[job.id] = live
+        while len(self._over) > ENDED_LOGS:
+            del self._over[next(iter(self._over))]
+        for change in (Change(kind="job", id=job.id), Change(kind="stats"), Change(kind="health")):
+            self._changes.tell(change)
+
+    async def _leave_for_later(self, live: LiveJob) -> None:
+        """The node ends in good order: the image goes back to the queue on disk, and the next start draws it."""
+        with contextlib.suppress(HerdError):  # logged by the history; it still stands there as running
+            await self._history.save(taken_up(live.job.model_copy(update={"status": "queued"})))
+        live.log.abandon()
+        live.ended.set()
+        del self._live[live.job.id]
