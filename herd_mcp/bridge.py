@@ -171,7 +171,8 @@ def _start(home: str) -> socket.socket:
         )
     finally:
         os.close(log)
-    node = _wait(lambda: find(home) or _died(child), START_S)
+    # A child that found another node's lock ends at once, and that node soon answers.
+    node = _wait(lambda: find(home) or (_died(child) and _ended(home)), START_S)
     if isinstance(node, socket.socket):
         return node
     if node is None:

@@ -10,6 +10,8 @@ import pytest
 import typer.main
 
 from herd_mcp.cli.main import app
+from herd_mcp.herd import Herd
+from herd_mcp.surfaces.app import make_app
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -76,6 +78,18 @@ def test_the_design_names_every_command() -> None:
     listed = re.search(r"shows status and help\.\n((?:`\w+` ?)+)", (ROOT / "docs" / "design.md").read_text())
     assert listed
     assert set(re.findall(r"\w+", listed[1])) == shown
+
+
+async def test_every_http_address_that_is_named_is_served(herd: Herd) -> None:
+    server = make_app(herd, token="", stop=lambda: None)
+    served = set(server.openapi()["paths"]) | {getattr(route, "path", "") for route in server.routes}
+    for document in DOCUMENTS:
+        text = document.read_text()
+        named = re.findall(r"127\.0\.0\.1:11435(/[\w/{}-]+)", text)
+        if document.name in ("README.md", "design.md"):
+            here = text.split("| works in this version |")[-1] if document.name == "README.md" else text
+            named += re.findall(r"`(/(?:mcp|sse|healthz|api|images|v1/chat|dashboard)[\w/{}-]*)`", here)
+        assert set(named) <= served, document.name
 
 
 @every_document

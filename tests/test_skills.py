@@ -13,9 +13,8 @@ import pytest
 from mcp import Client
 from mcp_types import Tool
 
-from herd_mcp.herd import open_herd
+from herd_mcp.herd import Herd
 from herd_mcp.jobs import ErrorCode
-from herd_mcp.settings import load_settings
 from herd_mcp.surfaces.mcp.server import make_mcp
 
 ROOT = Path(__file__).parent.parent
@@ -26,10 +25,9 @@ each_skill = pytest.mark.parametrize("name", SKILLS)
 
 
 @pytest.fixture
-async def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
+async def client(herd: Herd) -> AsyncIterator[Client]:
     """A client of the real server in front of a real node that has nothing to do."""
-    monkeypatch.setenv("HERD_HOME", str(tmp_path))
-    async with open_herd(load_settings(hf_cache=tmp_path)) as herd, Client(make_mcp(herd, local=True)) as client:
+    async with Client(make_mcp(herd, local=True)) as client:
         yield client
 
 

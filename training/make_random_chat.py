@@ -152,7 +152,8 @@ def token_log_probabilities(vocab_size: int) -> list[float]:
     for letter, weight in LETTERS.items():
         (token,) = tokenizer.encode(letter, add_special_tokens=False).ids
         probabilities[token] = (1 - END_PROBABILITY) * weight / total
-    probabilities[tokenizer.token_to_id("<|im_end|>")] = END_PROBABILITY
+    (end,) = tokenizer.encode("<|im_end|>", add_special_tokens=False).ids
+    probabilities[end] = END_PROBABILITY
     return [math.log(probability) for probability in probabilities]
 
 

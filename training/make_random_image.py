@@ -70,7 +70,7 @@ the PNG; use a real model for pictures.
 - Architecture: FLUX.2-klein as mflux runs it (double and single stream transformer, Qwen3 text encoder, FLUX.2 VAE), in
   the small sizes that `herd.json` names. {parameters:,} parameters in bfloat16, {bytes:,} bytes.
 - Pictures: 64×64 unless asked, 128×128 at most, 4 steps.
-- Text: one token per byte, 512 tokens at most.
+- Text: one token per byte, 512 tokens at most. It is never quantised, whatever a request asks.
 - Made by `python -m training.make_random_image` of herd-mcp, seed {seed}. MIT licence, as herd-mcp itself.
 """
 

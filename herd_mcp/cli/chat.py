@@ -68,18 +68,18 @@ def _once(text: str, system: str | None, options: dict[str, Any], *, as_json: bo
     from herd_mcp.cli.client import start_node
 
     request = _request([*_opening(system), {"role": "user", "content": text}], options)
-    with start_node() as node:
-        answer = Answer(silent=as_json)
-        try:
-            result = answer.follow(node, request)
-        except KeyboardInterrupt:
-            answer.cancel(node)
-            raise SystemExit(FAILED) from None
-        if answer.error is not None:
-            fail(answer.error, as_json=as_json, code=FAILED)
-        if result is None:
-            say(f"The job {answer.job_id} was cancelled.")
-            raise SystemExit(FAILED)
+    node = start_node()
+    answer = Answer(silent=as_json)
+    try:
+        result = answer.follow(node, request)
+    except KeyboardInterrupt:
+        answer.cancel(node)
+        raise SystemExit(FAILED) from None
+    if answer.error is not None:
+        fail(answer.error, as_json=as_json, code=FAILED)
+    if result is None:
+        say(f"The job {answer.job_id} was cancelled.")
+        raise SystemExit(FAILED)
     if as_json:
         print_json({"job_id": answer.job_id, **result.model_dump(mode="json")})
     elif sys.stderr.isatty():
@@ -94,28 +94,28 @@ def _converse(system: str | None, options: dict[str, Any]) -> None:
 
     say(HELP)
     turns: list[dict[str, str]] = []
-    with start_node() as node:
-        while True:
-            try:
-                line = input("› ").strip()
-            except KeyboardInterrupt:
-                typer.echo()
-                continue
-            except EOFError:
-                typer.echo()
-                return
-            if line.startswith("/"):
-                _command(line, turns, options)
-                continue
-            if not line:
-                continue
-            try:
-                turn = {"role": "user", "content": line}
-                answer = _turn(node, _request([*_opening(system), *turns, turn], options))
-                if answer:
-                    turns += [turn, {"role": "assistant", "content": answer}]
-            except HerdError as error:
-                say(str(error))
+    node = start_node()
+    while True:
+        try:
+            line = input("› ").strip()
+        except KeyboardInterrupt:
+            typer.echo()
+            continue
+        except EOFError:
+            typer.echo()
+            return
+        if line.startswith("/"):
+            _command(line, turns, options)
+            continue
+        if not line:
+            continue
+        try:
+            turn = {"role": "user", "content": line}
+            answer = _turn(node, _request([*_opening(system), *turns, turn], options))
+            if answer:
+                turns += [turn, {"role": "assistant", "content": answer}]
+        except HerdError as error:
+            say(str(error))
 
 
 def _turn(node: NodeClient, request: ChatRequest) -> str:

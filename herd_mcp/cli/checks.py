@@ -175,8 +175,7 @@ def _answers() -> bool:
     from herd_mcp.cli.client import find_node
 
     try:
-        with find_node() as node:
-            node.status()
+        find_node().status()
     except HerdError:
         return False
     return True
@@ -190,8 +189,7 @@ def node() -> Iterable[Finding]:
         yield Finding("node", "ok", "no node runs; the first client starts one")
         return
     try:
-        with find_node() as found:
-            own = found.status().nodes[0]
+        own = find_node().status().nodes[0]
     except HerdError as error:
         yield Finding("node", "broken", f"A node runs and does not answer: {error}", "herd-mcp stop")
         return
@@ -240,7 +238,8 @@ def built_in() -> Iterable[Finding]:
 
     started = time.monotonic()
     try:
-        with temporary_node() as temporary, NodeClient(temporary.port, temporary.token) as client:
+        with temporary_node() as temporary:
+            client = NodeClient(temporary.port, temporary.token)
             yield Finding("trial", "ok", f"a temporary node started in {human_s(time.monotonic() - started)}")
             requests: tuple[ChatRequest | ImageRequest, ...] = (
                 ChatRequest(model="herd-tiny-chat", messages=(Message(role="user", content="Hello"),), max_tokens=16),

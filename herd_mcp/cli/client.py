@@ -1,13 +1,20 @@
-"""The native API of a node, as the commands use it. Blocking: a command does one thing, and Ctrl-C ends its read."""
+"""The native API of a node, as the commands use it. Blocking: a command does one thing, and Ctrl-C ends its read.
+
+Over `http.client`: importing httpx takes longer (0.4 s, with its own command line) than most commands, and the
+loopback needs no proxies, pools or redirects.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
-import httpx
 from pydantic import TypeAdapter
 
 from herd_mcp import bridge
@@ -18,11 +25,15 @@ from herd_mcp.state import FleetHealth, ModelInfo, NodeState
 if TYPE_CHECKING:
     from herd_mcp.jobs import ChatRequest, ImageRequest
 
+ANSWER_S = 30.0
+"""Seconds without a byte after which the node is taken for gone; streams carry a sign of life every 10 s."""
+JOB_ID = re.compile(r"job-[\w-]+", re.ASCII)
 CANCEL_S = 75.0
 """Seconds that cancelling may take: the node waits for the engine's current step."""
 
 _JOBS: TypeAdapter[list[Job]] = TypeAdapter(list[Job])
 _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
+_BROKEN = (OSError, http.client.HTTPException)
 
 
 class Status(Frozen):
@@ -40,46 +51,35 @@ def no_node(why: str = "") -> HerdError:
 
 def find_node() -> NodeClient:
     """The node of this home, which is not started for it. Raises HerdError(no_node)."""
-    where = Path(bridge.herd_home())
+    home = bridge.herd_home()
     with as_herd_error():
-        connection = bridge.find(str(where))
+        connection = bridge.find(home)
     if connection is None:
         raise no_node()
     connection.close()
-    return _client(where)
+    return _client(home)
 
 
 def start_node() -> NodeClient:
     """The node of this home; starts one when none runs, as MCP clients do. Raises HerdError(no_node)."""
-    where = Path(bridge.herd_home())
+    home = bridge.herd_home()
     with as_herd_error():
-        bridge.find_or_start(str(where)).close()
-    return _client(where)
+        bridge.find_or_start(home).close()
+    return _client(home)
 
 
-def _client(where: Path) -> NodeClient:
-    record = read_record(where)
+def _client(home: str) -> NodeClient:
+    record = read_record(Path(home))
     if record is None:  # it ended in this moment
         raise no_node()
     return NodeClient(record["port"], record["token"])
 
 
 class NodeClient:
-    """One node over loopback HTTP with the token of its `run/node.json`. Use as a context manager."""
+    """One node over loopback HTTP, with the token of its `run/node.json`. A connection per request."""
 
     def __init__(self, port: int, token: str) -> None:
-        self._http = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(30, connect=5, read=120),
-            trust_env=False,  # the token goes to no proxy
-        )
-
-    def __enter__(self) -> NodeClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self._port, self._token = port, token
 
     def status(self) -> Status:
         return Status.model_validate_json(self._send("GET", "/herd/api/status"))
@@ -89,12 +89,14 @@ class NodeClient:
 
     def jobs(self, *, limit: int = 50, status: str | None = None) -> list[Job]:
         """Newest first."""
-        params = {"limit": limit} | ({"status": status} if status else {})
-        return _JOBS.validate_json(self._send("GET", "/herd/api/jobs", params=params))
+        query = urlencode({"limit": limit} | ({"status": status} if status else {}))
+        return _JOBS.validate_json(self._send("GET", f"/herd/api/jobs?{query}"))
 
     def cancel(self, job_id: str) -> Job:
         """The job after its end. Raises HerdError(job_not_found)."""
-        answer = self._send("DELETE", f"/herd/api/jobs/{_segment(job_id)}", timeout=CANCEL_S)
+        if not JOB_ID.fullmatch(job_id):
+            raise HerdError(ErrorCode.JOB_NOT_FOUND, "That is no job's id.", "`herd-mcp jobs` lists them.")
+        answer = self._send("DELETE", f"/herd/api/jobs/{job_id}", timeout_s=CANCEL_S)
         return Job.model_validate_json(answer)
 
     def stop(self) -> None:
@@ -103,65 +105,61 @@ class NodeClient:
 
     def image(self, image_id: str) -> bytes:
         """The PNG."""
-        return self._send("GET", f"/images/{_segment(image_id)}")
+        return self._send("GET", f"/images/{image_id}")
 
     def run(self, request: ChatRequest | ImageRequest) -> Iterator[JobEvent]:
         """Submit and follow: events from the first to the terminal one. Closing the iterator cancels the job."""
         body = request.model_dump_json().encode()
+        told = False
         try:
-            with self._http.stream(
-                "POST", "/herd/api/jobs", content=body, headers={"Content-Type": "application/json"}
-            ) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _refusal(response)
-                for line in _lines(response.iter_bytes()):
+            with self._ask("POST", "/herd/api/jobs", body) as response:
+                while line := response.readline():  # at \n only: a model may write U+2028
                     if line.startswith(b"data:"):
-                        yield JOB_EVENT.validate_json(line[5:])
-        except httpx.ConnectError as error:
-            raise no_node() from error
-        except httpx.HTTPError as error:
-            raise HerdError(
-                ErrorCode.NODE_LOST,
-                f"The connection to the node ended during the job ({type(error).__name__}).",
-                "`herd-mcp jobs` shows what became of it; `herd-mcp doctor` looks at this machine.",
-                retryable=True,
-            ) from error
+                        event = JOB_EVENT.validate_json(line[5:])
+                        told = event.type in ("completed", "failed", "cancelled")
+                        yield event
+        except _BROKEN as error:
+            raise _lost(f" ({type(error).__name__})") from error
+        if not told:
+            raise _lost("")
 
-    def _send(self, method: str, path: str, **options: Any) -> bytes:
+    def _send(self, method: str, path: str, *, timeout_s: float = ANSWER_S) -> bytes:
         try:
-            response = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise no_node(f"({type(error).__name__} from its port.)") from error
-        if response.status_code >= 400:
-            raise _refusal(response)
-        return response.content
+            with self._ask(method, path, timeout_s=timeout_s) as response:
+                return response.read()
+        except _BROKEN as error:
+            raise no_node(f"({type(error).__name__} on its port.)") from error
+
+    @contextlib.contextmanager
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = ANSWER_S
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request. Raises the HerdError that the node answers with."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout_s)
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _refusal(response.status, response.read())
+            yield response
 
 
-def _segment(name: str) -> str:
-    """One segment of a path: an id never becomes another address."""
-    from urllib.parse import quote
-
-    return quote(name, safe="") or "-"
-
-
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Lines split at `\\n` only: httpx's own splitter also breaks at U+2028, which a model may write."""
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+def _lost(why: str) -> HerdError:
+    return HerdError(
+        ErrorCode.NODE_LOST,
+        f"The node ended during the job{why}.",
+        "`herd-mcp jobs` shows what became of it; `herd-mcp doctor` looks at this machine.",
+        retryable=True,
+    )
 
 
-def _refusal(response: httpx.Response) -> HerdError:
+def _refusal(status: int, body: bytes) -> HerdError:
     try:
-        body = json.loads(response.content)
-        return HerdError.of(ErrorInfo.model_validate(body["error"]))
+        return HerdError.of(ErrorInfo.model_validate(json.loads(body)["error"]))
     except (ValueError, KeyError, TypeError):
         return HerdError(
             ErrorCode.INTERNAL,
-            f"The node answered with status {response.status_code} and no explanation.",
+            f"The node answered with status {status} and no explanation.",
             "`herd-mcp doctor` looks at this machine; the node's log is logs/node.log in HERD_HOME.",
         )

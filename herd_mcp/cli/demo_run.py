@@ -125,8 +125,8 @@ class _Demo:
             self._report.images.sort(key=lambda image: str(image["file"]))
             self._report.files.sort()
             await self._resources(client)
-        if not self._name:
-            raise HerdError(ErrorCode.INTERNAL, "No result named its node.", "Please report it.")
+        for step in self._report.steps:  # what came before the first result is of the same node
+            step.node = step.node or self._name
 
     async def _models(self, client: Client) -> None:
         started = time.monotonic()

@@ -69,9 +69,9 @@ def image(
         "tags": tuple(tag or ()),
     }
     request = parse_request(ImageRequest, fields)
-    with start_node() as node:
-        job_id, result = draw(node, request, as_json=as_json)
-        data = node.image(result.image_id) if output else b""
+    node = start_node()
+    job_id, result = draw(node, request, as_json=as_json)
+    data = node.image(result.image_id) if output else b""
     path = _deliver(output, data, result)
     if as_json:
         print_json({"job_id": job_id, **result.model_dump(mode="json"), "output": path})

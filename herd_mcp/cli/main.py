@@ -25,6 +25,8 @@ Try it without any set-up:
   herd-mcp demo
 """
 
+TYPER_INTERRUPTED = 130
+
 app = typer.Typer(
     name="herd-mcp",
     help=HELP,
@@ -68,8 +70,11 @@ def run() -> NoReturn:
     try:
         app(prog_name="herd-mcp")
     except KeyboardInterrupt:
-        say("Interrupted.")
-        sys.exit(FAILED)
+        _interrupted()
+    except SystemExit as end:
+        if end.code == TYPER_INTERRUPTED:
+            _interrupted()
+        raise
     except Exception as error:
         from herd_mcp.jobs import HerdError
 
@@ -77,6 +82,11 @@ def run() -> NoReturn:
             raise
         fail(error.info, as_json=_asked_for_json())
     sys.exit(DONE)
+
+
+def _interrupted() -> NoReturn:
+    say("Interrupted.")
+    sys.exit(FAILED)
 
 
 def _asked_for_json() -> bool:

@@ -97,8 +97,7 @@ def _ask_to_end(record: dict[str, Any], *, now: bool) -> None:
     from herd_mcp.jobs import HerdError
 
     try:
-        with NodeClient(record["port"], record["token"]) as node:
-            node.stop()
+        NodeClient(record["port"], record["token"]).stop()
         asked = True
     except HerdError:
         asked = False

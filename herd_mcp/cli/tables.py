@@ -35,9 +35,9 @@ def status(as_json: Json = False) -> None:
     from herd_mcp.cli.client import find_node
     from herd_mcp.jobs import ENDED
 
-    with find_node() as node:
-        told = node.status()
-        running = [job for job in node.jobs(limit=200) if job.status not in ENDED]
+    node = find_node()
+    told = node.status()
+    running = [job for job in node.jobs(limit=200) if job.status not in ENDED]
     if as_json:
         print_json({"nodes": told.nodes, "health": told.health, "jobs": [_without_picture(job) for job in running]})
         return
@@ -119,8 +119,7 @@ def models(
     """
     from herd_mcp.cli.client import start_node
 
-    with start_node() as node:
-        found = [model for model in node.models() if kind in (None, model.kind)]
+    found = [model for model in start_node().models() if kind in (None, model.kind)]
     if as_json:
         print_json(found)
         return
@@ -161,8 +160,7 @@ def jobs(
     """
     from herd_mcp.cli.client import find_node
 
-    with find_node() as node:
-        found = node.jobs(limit=limit, status=state)
+    found = find_node().jobs(limit=limit, status=state)
     if as_json:
         print_json([_without_picture(job) for job in found])
     elif found:
@@ -221,8 +219,7 @@ def cancel(
     from herd_mcp.cli.client import find_node
     from herd_mcp.jobs import ENDED
 
-    with find_node() as node:
-        ended = node.cancel(job)
+    ended = find_node().cancel(job)
     if as_json:
         print_json(_without_picture(ended))
         return

@@ -76,8 +76,9 @@ def _vae_of(config: dict[str, Any]) -> Iterator[None]:
         flux2_initializer.Flux2VAE = original
 
 
-def load(folder: Path, quantize: int | None) -> Flux2Klein:
-    """The model in `folder`, through mflux's own loader. Call it on the thread that will draw."""
+def load(folder: Path) -> Flux2Klein:
+    """The model in `folder`, through mflux's own loader, never quantised: its layers are narrower than MLX's groups
+    of 64 weights. Call it on the thread that will draw."""
     config = read_config(folder)
     with _vae_of(config):
-        return Flux2Klein(quantize=quantize, model_path=str(folder), model_config=model_config(config))
+        return Flux2Klein(model_path=str(folder), model_config=model_config(config))

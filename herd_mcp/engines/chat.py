@@ -26,8 +26,8 @@ from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message,
 from herd_mcp.pipe import ChatFacts, Done, EngineSpec, Ready, RunCancelled, RunDelta, RunFailed, Start, Step
 
 _generate: Any = sys.modules["mlx_lm.generate"]
-# BatchGenerator's constructor raises the GPU's wired memory limit, which is tied to kernel panics on Macs that are short
-# of memory. Its only way in is this function of its module; None is its own word for "the device has no such limit".
+# BatchGenerator's constructor raises the GPU's wired memory limit, which is tied to kernel panics on Macs short of
+# memory. Its only way in is this function of its module; None is its own word for "the device has no such limit".
 _generate.maybe_set_recommended_wired_limit = lambda: None
 
 DEFAULT_MAX_TOKENS = 4096
@@ -257,6 +257,4 @@ class ChatEngine:
 
 def _add(deltas: list[RunDelta], run: int, piece: Piece) -> None:
     if piece:
-        deltas.append(
-            RunDelta(run=run, text=piece.text, reasoning=piece.reasoning, tool_calls=tuple(piece.tool_calls))
-        )
+        deltas.append(RunDelta(run=run, text=piece.text, reasoning=piece.reasoning, tool_calls=tuple(piece.tool_calls)))

@@ -112,33 +112,35 @@ class Speech:
         """Everything that was held back. With `length` an unfinished tool call is given as text: its arguments may be
         cut short and still parse."""
         piece = Piece()
-        # What is left in the detokenizer is the first half of a character that never came.
-        self._detokenizer.finalize()
-        self._hear(self._detokenizer.last_segment.rstrip("\ufffd"), piece)
         if not self.stopped:
-            self._state, rest, part = TextStateMachine.flush(self._state)
-            self._say(str(part), rest, piece)
-            if self._in_call:
-                self._end_call(piece, marker="", parse=reason == "stop")
-            if not self.stopped:
-                piece.text += self._stops.flush()
+            self._flush(piece, parse=reason == "stop")
         if reason == "stop" or self.stopped:
             return piece, "tool_calls" if self.called else "stop"
         return piece, "length"
 
+    def _flush(self, piece: Piece, *, parse: bool) -> None:
+        # What is left in the detokenizer is the first half of a character that never came.
+        self._detokenizer.finalize()
+        self._hear(self._detokenizer.last_segment.rstrip("\ufffd"), piece)
+        self._state, rest, part = TextStateMachine.flush(self._state)
+        self._say(str(part), rest, piece)
+        if self._in_call:
+            self._end_call(piece, marker="", parse=parse)
+        piece.text += self._stops.flush()
+
     def _hear(self, text: str, piece: Piece) -> None:
-        if not text or self.stopped:
+        if not text:
             return
         self._state, segments = TextStateMachine.split(self._state, text)
         last = len(segments) - 1
         for index, (part, said) in enumerate(segments):
             self._say(part, said, piece)
-            if part == "tool" and index < last:
+            if self._in_call and index < last:
                 self._end_call(piece, marker=self._tokenizer.tool_call_end or "", parse=True)
-            if self.stopped:
-                return
 
     def _say(self, part: str, text: str, piece: Piece) -> None:
+        if self.stopped:
+            return
         if part != self._part:
             # Templates put line breaks around their markers; they belong to neither part.
             self._part, self._trim = part, True
@@ -163,6 +165,7 @@ class Speech:
         calls = self._parse(body) if parse else None
         if calls is None:
             self._answer(f"{self._tokenizer.tool_call_start or ''}{body}{marker}", piece)
+            self._part = "normal"
             return
         self.called = True
         piece.tool_calls += calls

@@ -128,7 +128,7 @@ class ImageEngine:
             weights_bytes = image_load.read_weights(self._model, report)
             self._model.callbacks.register(self._watcher)
             self._prove()
-        except (RuntimeError, MemoryError, ValueError, OSError) as error:
+        except Exception as error:
             raise image_load.not_loaded(spec, self._family, error) from error
         report(1.0)
         mx.clear_cache()

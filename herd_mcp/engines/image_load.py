@@ -100,7 +100,7 @@ def build(spec: EngineSpec, family: Family) -> Any:
         if family.key == BUILTIN:
             from herd_mcp.engines import builtin_image
 
-            return builtin_image.load(folder, spec.quantize)
+            return builtin_image.load(folder)
         from mflux.models.common.config.model_config import AVAILABLE_MODELS
 
         make = image_registry.load_class(image_registry.drawn_by(family.key).path)

@@ -230,7 +230,13 @@ def _aliases(key: str, config: Any) -> tuple[str, ...]:
 
 def _not_from_text(key: str, config: Any) -> Family:
     return Family(
-        key, _aliases(key, config), config.model_name, text_to_image=False, why_not=NOT_FROM_TEXT[key], default_px=0
+        key,
+        _aliases(key, config),
+        config.model_name,
+        text_to_image=False,
+        why_not=NOT_FROM_TEXT[key],
+        default_px=0,
+        layouts=(_saved_layout(key),),
     )
 
 

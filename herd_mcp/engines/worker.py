@@ -10,6 +10,7 @@ admits, steps and frees. Every run that was started ends in exactly one of Done,
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -329,6 +330,8 @@ def main() -> NoReturn:
     os.close(nothing)
     for fd in (events, commands):
         os.set_inheritable(fd, False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Ctrl-C in a terminal reaches every process of the group; the node decides when an engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

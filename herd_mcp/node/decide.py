@@ -18,6 +18,7 @@ from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loa
 from herd_mcp.node import memory
 from herd_mcp.node.events import (
     Cancel,
+    Close,
     Drain,
     Effect,
     EndEngine,
@@ -56,10 +57,13 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             effects += _unload(state, key)
         case Drain():
             state.draining = True
+        case Close():
+            state.draining = state.closed = True
         case Tick():
             effects += _tick(state, now)
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
-    if not (isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow)):
+    plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow)
+    if not plain and not state.closed:
         effects += _schedule(state, now)
     return effects
 

@@ -67,11 +67,16 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Close:
+    """The node ends: nothing is started any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-Event = Submit | Release | Cancel | Heard | Exited | Unload | Drain | Tick
+Event = Submit | Release | Cancel | Heard | Exited | Unload | Drain | Close | Tick
 
 
 # ── What to do ────────────────────────────────────────────────────────────────────────────────────────────────────────

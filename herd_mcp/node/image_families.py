@@ -78,7 +78,7 @@ class ImageFamily(Frozen):
         return tuple("" if str(part) == "." else str(part) for part in map(_parent, self.layouts[0].weights))
 
     def layout_in(self, folder: Path) -> Layout | None:
-        """The layout that `folder` comes closest to; None for a family that is not drawn from text."""
+        """The layout that `folder` comes closest to."""
         return min(self.layouts, key=lambda layout: len(layout.missing(folder)), default=None)
 
     def missing(self, folder: Path) -> tuple[str, ...]:
@@ -152,9 +152,9 @@ def _within(name: str) -> ImageFamily | None:
 
 
 def _has_weights(folder: Path, family: ImageFamily) -> bool:
+    # Weights in the folder itself are no sign: a chat model has them too.
     patterns = [pattern for layout in family.layouts for pattern in layout.weights if "/" in pattern]
-    # A family that is not drawn from text has no layouts in the table; these two folders all of them have.
-    return any(any(_files(folder, pattern)) for pattern in patterns or ("transformer/*.safetensors", "vae/*"))
+    return any(any(_files(folder, pattern)) for pattern in patterns)
 
 
 def _parent(pattern: str) -> Path:

@@ -116,6 +116,9 @@ class State:
     node: str
     limits: Limits
     draining: bool = False
+    """No new jobs."""
+    closed: bool = False
+    """No new engines and runs either."""
     lanes: dict[EngineKey, Lane] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     """By job id: every run whose end was not told yet."""

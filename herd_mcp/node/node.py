@@ -28,6 +28,7 @@ from herd_mcp.node.decide import decide, next_tick_at
 from herd_mcp.node.engines import EngineProcess
 from herd_mcp.node.events import (
     Cancel,
+    Close,
     Drain,
     Effect,
     EndEngine,
@@ -249,7 +250,7 @@ class Node:
 
     async def close(self) -> None:
         """End every engine and wait until all are gone. Runs still going fail as `interrupted`."""
-        self.drain()
+        self._dispatch(Close())
         for inbox in self._inboxes.values():
             inbox.put(Failed(error=_interrupted()))
         for engine in self._engines.values():

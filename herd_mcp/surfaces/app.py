@@ -12,28 +12,38 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from herd_mcp.herd import Herd
 from herd_mcp.jobs import ErrorCode, ErrorInfo
 from herd_mcp.surfaces import dashboard, images, native, openai
 from herd_mcp.surfaces.bodies import wrong
 from herd_mcp.surfaces.errors import error_response
+from herd_mcp.surfaces.mcp.http import mcp_http_app
 from herd_mcp.surfaces.middleware import BodyLimit, Failures, HostCheck, OriginCheck
 
 
 def make_app(herd: Herd, *, token: str, stop: Callable[[], None]) -> FastAPI:
     """The app. `token` opens /herd/api; `stop` is called by POST /herd/api/stop and must return at once."""
+    mcp = mcp_http_app(herd)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with mcp.lifespan():
+            yield
 
     app = FastAPI(
         title="herd-mcp",
         version=version("herd-mcp"),
         docs_url=None,  # both pages load their scripts from another site
         redoc_url=None,
-        redirect_slashes=False,
+        redirect_slashes=False,  # several MCP clients do not follow one
+        routes=[
+            Route("/mcp", mcp.http),
+            Route("/mcp/", mcp.http),
+            Route("/sse", mcp.sse),
+            Route("/sse/{rest:path}", mcp.sse),
+        ],
         lifespan=lifespan,
         middleware=[
             Middleware(HostCheck),

@@ -61,7 +61,9 @@ class Call:
             self.node, self.model = event.result.node, event.result.model
         elif isinstance(event, Failed | Cancelled):
             self.bad_end = event
-        self.begun = self.begun or isinstance(event, Progress | Delta | Completed)
+        elif isinstance(event, Progress):
+            self.begun = self.begun or event.step > 0
+        self.begun = self.begun or isinstance(event, Delta | Completed)
 
     def headers(self) -> dict[str, str] | None:
         """Who serves the job; None while that is open."""

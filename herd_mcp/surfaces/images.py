@@ -101,7 +101,8 @@ def _bad_end(call: Call, info: ErrorInfo) -> bytes:
     return frame(event.model_dump(mode="json"), event=event.type, seq=event.seq)
 
 
-@router.api_route("/images/{image_id}", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/images/{image_id}", include_in_schema=False)
+@router.get("/images/{image_id}", response_class=Response)
 async def get_image(request: Request, image_id: str, herd: TheHerd, thumbnail: bool = False) -> Response:
     """The PNG, or with `?thumbnail=1` a JPEG of at most 512 px. What an id means never changes."""
     data = await (herd.thumbnail(image_id) if thumbnail else herd.image(image_id))

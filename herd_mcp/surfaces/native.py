@@ -15,6 +15,7 @@ from herd_mcp.jobs import (
     ChatRequest,
     ErrorCode,
     ErrorInfo,
+    Frozen,
     HerdError,
     ImageRequest,
     Job,
@@ -23,7 +24,7 @@ from herd_mcp.jobs import (
     Request,
     invalid_request,
 )
-from herd_mcp.state import FleetHealth, Frozen, ImageStats, ModelInfo, NodeState
+from herd_mcp.state import FleetHealth, ImageStats, ModelInfo, NodeState
 from herd_mcp.surfaces.bodies import read_bytes
 from herd_mcp.surfaces.calls import Call, JobResponse, TheHerd
 from herd_mcp.surfaces.sse import EventStream, frame

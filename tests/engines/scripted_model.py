@@ -82,7 +82,9 @@ def build(folder: Path, *, opens_think: bool = False, context_tokens: int = 4096
 
     folder.mkdir(parents=True, exist_ok=True)
     tail = "<|im_start|>assistant\n{% if enable_thinking"
-    template = TEMPLATE.replace(tail, "<|im_start|>assistant\n<think>\n{% if enable_thinking") if opens_think else TEMPLATE
+    template = (
+        TEMPLATE.replace(tail, "<|im_start|>assistant\n<think>\n{% if enable_thinking") if opens_think else TEMPLATE
+    )
     assert opens_think == (template != TEMPLATE)
     tokenizer = write_tokenizer(folder, template)
     config = {

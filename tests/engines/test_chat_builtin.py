@@ -43,16 +43,6 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: En
     assert len({say(seed) for seed in range(4)}) == 4
 
 
-def test_a_seed_uses_no_random_numbers_of_its_neighbours(engine: EngineProcess) -> None:
-    request = ask_chat("Tell me", max_tokens=8, sampling={"seed": 5, "temperature": 1.0})
-    alone = engine.ask(request).text
-    neighbours = [engine.start(ask_chat("noise", sampling={"temperature": 1.0}, max_tokens=30)) for _ in range(3)]
-    beside = engine.ask(request).text
-    for run in neighbours:
-        engine.answer(run)
-    assert beside == alone
-
-
 def test_without_a_seed_answers_differ(engine: EngineProcess) -> None:
     assert len({engine.ask(ask_chat("Tell me", max_tokens=40)).text for _ in range(3)}) > 1
 

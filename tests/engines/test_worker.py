@@ -51,7 +51,14 @@ def test_it_ends_when_nobody_reads_it_any_more(process: EngineProcess, tmp_path:
 def test_garbage_is_a_line_in_the_log_and_nothing_else(process: EngineProcess, tmp_path: Path) -> None:
     process.send_line(b"not json at all")
     process.load(spec(build(tmp_path / "model")))
-    for line in (b"", b"{}", b'{"op": "dance"}', b"\xff\xfe\x00", b'{"op": "start", "run": 7}', b'{"op": "cancel", "run": 99}'):
+    for line in (
+        b"",
+        b"{}",
+        b'{"op": "dance"}',
+        b"\xff\xfe\x00",
+        b'{"op": "start", "run": 7}',
+        b'{"op": "cancel", "run": 99}',
+    ):
         process.send_line(line)
     assert process.ask(ask_chat("SAY:still here")).text == "still here"
     log = process.log.read_text()
@@ -167,4 +174,5 @@ def test_what_libraries_print_does_not_reach_the_pipe(process: EngineProcess, tm
     process.load(spec(folder))
     assert process.ask(ask_chat("SAY:clean")).text == "clean"
     log = process.log.read_text()
+    assert "printed" in log
     assert "written" in log

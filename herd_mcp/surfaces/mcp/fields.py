@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from pydantic import Field
 
 from herd_mcp.jobs import MAX_TAGS
@@ -32,3 +33,23 @@ JobId = Annotated[str, Field(description="The job_id that an earlier answer told
 def given(**arguments: Any) -> dict[str, Any]:
     """The arguments that were given; what was not is left to the defaults of the vocabulary."""
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+class TextStaysText(FuncMetadata):
+    """The SDK reads texts that look like JSON as JSON, unless the argument is a plain `str`: some clients send lists
+    so. A prompt that is JSON must stay the text it is, though, also where the argument is `str | None`."""
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        fields = self.arg_model.model_fields
+        texts = {
+            name: value
+            for name, value in data.items()
+            if isinstance(value, str) and name in fields and _takes_text(fields[name].annotation)
+        }
+        return super().pre_parse_json(data) | texts
+
+
+def _takes_text(annotation: Any) -> bool:
+    if annotation is str:
+        return True
+    return get_origin(annotation) is not list and any(_takes_text(part) for part in get_args(annotation))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CLIENT = "mcp"
 BEAT_S = 4.0
 """Seconds after which progress is told again although nothing happened; clients give up after a longer silence."""
+LOADING_EVERY_S = 0.5
 TEXT_EVERY_S = 1.0
 """Seconds between two looks at a growing answer."""
 TEXT_TAIL_CHARS = 80
@@ -53,7 +54,7 @@ class Teller:
         self._value = -NUDGE
         self._total: float | None = None
         self._message = "accepted"
-        self._told_at = 0.0
+        self._told_at = -math.inf
         self._since = time.monotonic()
         self._model = ""
         self._text = ""
@@ -69,14 +70,15 @@ class Teller:
                 self._model, self._text = model, ""
                 await self._tell(0, f"{model} on {node}")
             case Loading(fraction=fraction):
-                await self._tell(0, f"loading {self._model} {fraction:.0%}")
+                if fraction in (0, 1) or self._quiet_s() >= LOADING_EVERY_S:
+                    await self._tell(0, f"loading {self._model} {fraction:.0%}")
             case Progress(step=step, steps=steps, message=message):
                 self._total = float(steps) if steps else None
                 await self._tell(step, message or f"step {step} of {steps}")
             case Delta(text=text, reasoning=reasoning):
                 self._deltas += 1
                 self._text = (self._text + (text or reasoning or ""))[-TEXT_TAIL_CHARS:]
-                if time.monotonic() - self._told_at >= TEXT_EVERY_S:
+                if self._quiet_s() >= TEXT_EVERY_S:
                     await self._tell(self._deltas, " ".join(self._text.split()) or "thinking")
             case _:
                 pass
@@ -84,11 +86,13 @@ class Teller:
     async def beat(self) -> None:
         """Say the last thing again, with the seconds since the start, whenever it has been quiet for BEAT_S."""
         while True:
-            quiet = time.monotonic() - self._told_at
-            if quiet >= BEAT_S:
-                await self._send(self._value + NUDGE)
+            if (left := BEAT_S - self._quiet_s()) > 0:
+                await anyio.sleep(left)
             else:
-                await anyio.sleep(BEAT_S - quiet)
+                await self._send(self._value + NUDGE)
+
+    def _quiet_s(self) -> float:
+        return time.monotonic() - self._told_at
 
     async def _tell(self, value: float, message: str) -> None:
         self._message = message

@@ -78,7 +78,7 @@ def _read_file(told: str, max_bytes: int) -> bytes:
         raise _wrong(f"{name[:200]!r} is not a full path, and the node does not know your folder", "Begin it with /.")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise _wrong(f"{path} is not a file", "Pass the full path of a PNG, JPEG or WebP file.")
@@ -88,7 +88,10 @@ def _read_file(told: str, max_bytes: int) -> bytes:
                     f"image: {path} has {found.st_size} bytes; at most {max_bytes} are taken.",
                     "Make it smaller; models scale it to the size of the new image anyway.",
                 )
-            return file.read(max_bytes + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(max_bytes)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _unreadable(path, error) from error
 

@@ -81,10 +81,11 @@ def job_uri(job_id: str) -> str:
 
 
 def answer(structured: BaseModel, *content: ContentBlock | str) -> CallToolResult:
-    """A result from its structured form (fields that are None left out) and what a model reads."""
+    """A result from its structured form (its own fields that are None left out) and what a model reads."""
+    data = structured.model_dump(mode="json")
     return CallToolResult(
         content=[TextContent(text=part) if isinstance(part, str) else part for part in content],
-        structured_content=structured.model_dump(mode="json", exclude_none=True),
+        structured_content={name: value for name, value in data.items() if value is not None},
     )
 
 

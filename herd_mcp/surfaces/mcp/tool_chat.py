@@ -17,6 +17,7 @@ from herd_mcp.jobs import (
     ErrorCode,
     HerdError,
     Message,
+    Text,
     Tool,
     parse_request,
 )
@@ -40,9 +41,9 @@ def add_chat_tool(mcp: MCPServer, herd: Herd) -> None:
     async def chat(
         ctx: Context[Any, Any],
         prompt: Annotated[
-            str | None, Field(description="What the user says. Either this or messages.", min_length=1, pattern=r"\S")
+            Text | None, Field(description="What the user says. Either this or messages.", min_length=1, pattern=r"\S")
         ] = None,
-        system: Annotated[str | None, Field(description="Instructions for the model.")] = None,
+        system: Annotated[Text | None, Field(description="Instructions for the model.")] = None,
         messages: Annotated[
             list[Message] | None,
             Field(description="A whole conversation, oldest first.", min_length=1, max_length=MAX_MESSAGES),

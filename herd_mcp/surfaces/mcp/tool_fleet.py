@@ -28,7 +28,7 @@ FLEET_HEALTH = """\
 How the Macs of this herd are: nodes with memory, loaded models and queued jobs; errors and times of the last 24 \
 hours; and advice, each with what mends it."""
 
-READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
 
 class ModelAnswer(BaseModel):
@@ -38,7 +38,8 @@ class ModelAnswer(BaseModel):
     family: str
     bytes: int = Field(description="Sum of the weight files.")
     complete: bool
-    problem: str = Field("", description="Why it is not complete.")
+    supported: bool = Field(True, description="Whether this build can run it.")
+    problem: str = Field("", description="Why it is not complete or not supported.")
     bits: int | None = Field(None, description="Bits per weight of a quantised checkpoint.")
     context_tokens: int | None = None
     default: bool = Field(False, description="Taken when a call names no model of this kind.")
@@ -71,7 +72,7 @@ def add_fleet_tools(mcp: MCPServer, herd: Herd) -> None:
         structured = HealthAnswer(
             nodes=tuple(nodes), vitals=health.vitals, recommendations=tuple(health.recommendations)
         )
-        advice = [f"{r.severity}: {r.title} {r.description} {r.fix}".strip() for r in health.recommendations]
+        advice = [f"{r.severity}: {r.title}. {r.description} What to do: {r.fix}" for r in health.recommendations]
         vitals = health.vitals
         summary = (
             f"Health {vitals.health_score}/100; {vitals.nodes_online} of {vitals.nodes_total} nodes online; last 24 h: "
@@ -95,7 +96,7 @@ def model_line(model: ModelInfo) -> str:
         "default" if model.default else "",
         "loaded" if model.loaded else "",
         "built in, for trying out" if model.builtin else "",
-        "" if model.complete else f"not complete: {model.problem}",
+        "" if model.complete and model.supported else f"cannot be used: {model.problem}",
     ]
     told = ", ".join(mark for mark in marks if mark)
     return f"{model.name} ({model.kind}, {size(model.bytes)}{', ' + told if told else ''})"

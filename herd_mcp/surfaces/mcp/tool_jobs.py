@@ -48,7 +48,9 @@ def add_job_tools(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
         get_job,
         title="Look at a job",
         description=GET,
-        annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
+        annotations=ToolAnnotations(
+            read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+        ),
     )
     mcp.add_tool(
         cancel_job,

@@ -1,0 +1,58 @@
+"""What every test gets: a home of its own, engines that do not compile, no setting of the person who runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from herd_mcp.herd import Herd, open_herd
+from herd_mcp.settings import load_settings
+
+# The seed of a failing run is printed, so that it can be run again.
+hypothesis_settings.register_profile("default", print_blob=True, deadline=None)
+hypothesis_settings.load_profile("default")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def herd_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty HERD_HOME and an empty home; ports are free ones."""
+    for name in [name for name in os.environ if name.startswith(("HERD_", "HF_", "MLX_MODEL"))]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "herd"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HERD_HOME", str(home))
+    monkeypatch.setenv("HERD_PORT", "0")
+    monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
+    return home
+
+
+@pytest.fixture
+async def herd() -> AsyncIterator[Herd]:
+    """A herd of one node with the built-in models and real engine processes."""
+    async with open_herd(load_settings()) as opened:
+        yield opened
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 30.0) -> None:
+    """Wait until the condition holds; fails with `what` when it does not in time."""
+    end = time.monotonic() + timeout_s
+    while True:
+        held = condition()
+        if isinstance(held, Awaitable):
+            held = await held
+        if held:
+            return
+        if time.monotonic() > end:
+            pytest.fail(f"after {timeout_s:g} s still not: {what}")
+        await asyncio.sleep(0.01)
