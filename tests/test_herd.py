@@ -122,7 +122,7 @@ async def test_every_watcher_sees_the_same_events_also_afterwards(herd: Herd) ->
 
 
 async def test_an_engine_that_is_killed_in_the_middle_costs_time_and_not_the_image(herd: Herd) -> None:
-    job = await herd.submit(LONG.model_copy(update={"steps": 20}), client="test")
+    job = await herd.submit(LONG.model_copy(update={"width": 64, "height": 64, "steps": 8}), client="test")
     await status(herd, job, "running")
     os.kill(await engine_pid(herd), signal.SIGKILL)
     last = await outcome(herd, job)
@@ -222,8 +222,8 @@ async def test_an_image_that_takes_too_long_is_cancelled_and_says_so(herd_home: 
 
 
 async def test_a_stopped_engine_is_taken_for_hung_and_the_image_is_drawn_by_another(herd_home: Path) -> None:
-    async with open_herd(load_settings(engine_stall_s=5)) as herd:
-        job = await herd.submit(LONG.model_copy(update={"steps": 20}), client="test")
+    async with open_herd(load_settings(engine_stall_s=6)) as herd:
+        job = await herd.submit(LONG.model_copy(update={"width": 64, "height": 64, "steps": 8}), client="test")
         await status(herd, job, "running")
         os.kill(await engine_pid(herd), signal.SIGSTOP)
         assert isinstance(await outcome(herd, job), Completed)
@@ -232,7 +232,7 @@ async def test_a_stopped_engine_is_taken_for_hung_and_the_image_is_drawn_by_anot
 
 async def test_a_node_that_ends_in_good_order_draws_the_image_at_its_next_start(herd_home: Path) -> None:
     async with open_herd(load_settings()) as herd:
-        running = await herd.submit(LONG.model_copy(update={"steps": 20}), client="test")
+        running = await herd.submit(LONG.model_copy(update={"width": 64, "height": 64, "steps": 8}), client="test")
         queued = await herd.submit(image(), client="test")
         answering = await herd.submit(chat(max_tokens=3000), client="test")
         await status(herd, running, "running")

@@ -39,10 +39,12 @@ def load_chat_model(spec: EngineSpec, report: Report) -> ChatModel:
     try:
         model, config = load_model(folder, lazy=True, trust_remote_code=spec.trust_remote_code)
     except ValueError as error:
+        why = " ".join(str(error).split())[:500].rstrip(".")
+        missing = why.startswith("Missing")  # the words of mlx's strict loading
         raise HerdError(
-            ErrorCode.KIND_NOT_SUPPORTED,
-            f"mlx-lm cannot load {spec.model}: {' '.join(str(error).split()).rstrip('.')}.",
-            "Take a model of an architecture that mlx-lm has.",
+            ErrorCode.MODEL_INCOMPLETE if missing else ErrorCode.KIND_NOT_SUPPORTED,
+            f"mlx-lm cannot load {spec.model}: {why}.",
+            "Download it again." if missing else "Take a model of an architecture that mlx-lm has.",
         ) from error
     weights_bytes = _read_weights(model, report)
     tokenizer = load_tokenizer(

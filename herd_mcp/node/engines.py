@@ -16,6 +16,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -51,11 +52,13 @@ class EngineProcess:
         cls,
         spec: pipe.EngineSpec,
         on_message: Callable[[pipe.Message], None],
+        hub_cache: Path,
     ) -> EngineProcess:
-        """Start the process and give it its model to load. Raises OSError when it cannot be started."""
+        """Start the process and give it its model to load. `hub_cache`: some image models read parts of other
+        repositories there. Raises OSError when it cannot be started."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "herd_mcp.engines.worker",
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=pipe.MAX_LINE_BYTES, process_group=0, env=_environment(),
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=pipe.MAX_LINE_BYTES, process_group=0, env=_environment(hub_cache),
         )  # fmt: skip
         try:
             sitter = await asyncio.create_subprocess_exec(
@@ -140,10 +143,11 @@ class EngineProcess:
         return f"it exited with {code}{last}"
 
 
-def _environment() -> dict[str, str]:
+def _environment(hub_cache: Path) -> dict[str, str]:
     """What the engine inherits. It never downloads: pulling is the node's business, behind the gate."""
     return {
         **os.environ,
+        "HF_HUB_CACHE": str(hub_cache),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -7,16 +7,15 @@ a test makes them anew and compares.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from herd_mcp.jobs import Frozen
+from herd_mcp.node import weights
 
 TABLE = Path(__file__).with_name("image_families.json")
-MAX_HEADER_BYTES = 64 * 1024 * 1024
 
 
 class Layout(Frozen):
@@ -140,7 +139,7 @@ def stored_bits(folder: Path, family: ImageFamily) -> int | None:
     for file in family.weight_files(folder):
         index = _read_object(file.parent / "model.safetensors.index.json").get("metadata", {})
         level = (index if isinstance(index, dict) else {}).get("quantization_level")
-        level = level or _header_metadata(file).get("quantization_level")
+        level = level or weights.metadata(file).get("quantization_level")
         if str(level).isdigit():
             return int(str(level))
     return None
@@ -176,19 +175,8 @@ def _missing_shards(place: Path) -> list[str]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is none that can be read."""
     try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return weights.read_json(path)
+    except weights.Broken:
         return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _header_metadata(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= MAX_HEADER_BYTES else {}
-    except (OSError, ValueError, struct.error):
-        return {}
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    return found if isinstance(found, dict) else {}

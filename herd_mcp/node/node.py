@@ -46,7 +46,7 @@ from herd_mcp.node.events import (
 )
 from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
-from herd_mcp.node.models import find_models
+from herd_mcp.node.models import find_models, hub_cache
 from herd_mcp.settings import Settings
 from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
 
@@ -302,7 +302,9 @@ class Node:
         """One engine process from its start to its end, however it ends."""
         reason = "it could not be started"
         try:
-            engine = await EngineProcess.start(spec, lambda message: self._heard(key, generation, message))
+            engine = await EngineProcess.start(
+                spec, lambda message: self._heard(key, generation, message), hub_cache(self.settings)
+            )
             self._engines[key, generation] = engine
             log.info("engine of %s started, pid %d", spec.model, engine.pid)
             if early := self._ended.pop((key, generation), None):

@@ -131,3 +131,12 @@ def test_sigterm_ends_the_node_with_code_0(program: Program) -> None:
         node.send_signal(signal.SIGTERM)
         assert node.wait(20) == 0
     assert json.dumps(program.record) == "null"
+
+
+def test_the_doctor_knows_the_port_of_our_own_node(program: Program) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        program.env["HERD_PORT"] = str(free.getsockname()[1])
+    with ended(program.up()):
+        findings = {finding["check"]: finding for finding in program.data("doctor", "--no-trial")["findings"]}
+        assert "held by the node of this home" in findings["port"]["text"]
+        assert findings["node"]["level"] == "ok"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.program import Program
+from tests.cli.program import Program, ended
 
 COMMANDS = ["up", "stop", "mcp", "demo", "status", "image", "chat", "models", "jobs", "cancel", "config", "doctor"]
 
@@ -120,3 +122,27 @@ def test_a_wrong_config_file_is_named_with_the_setting(program: Program, content
 
 def test_version_is_told(program: Program) -> None:
     assert program.run("--version").stdout.startswith("herd-mcp 0.")
+
+
+def test_in_a_terminal_without_a_command_it_shows_the_status_and_the_help(program: Program) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        done = program.start(stdin=theirs)
+        with ended(done):
+            stdout, stderr = done.communicate(timeout=20)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0
+    assert "No node runs" in stderr
+    assert "Usage: herd-mcp" in stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error_to_speak_of(program: Program) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    config = program.start("config", "--json", stdout=write)
+    os.close(write)
+    with ended(config):
+        _, stderr = config.communicate(timeout=20)
+    assert "Traceback" not in stderr

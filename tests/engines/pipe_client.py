@@ -160,25 +160,29 @@ class EngineProcess:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if self.stop_reading:
-                break
-            assert line.isascii()
-            message = MESSAGE.validate_json(line)
+        try:
+            for line in self.process.stdout:
+                if self.stop_reading:
+                    break
+                assert line.isascii()
+                with self._changed:
+                    self._take(MESSAGE.validate_json(line))
+                    self._changed.notify_all()
+        finally:
+            self.process.stdout.close()
             with self._changed:
-                self.messages.append(message)
-                if isinstance(message, Step):
-                    for delta in message.runs:
-                        answer = self.answers[delta.run]
-                        assert not answer.endings, "a delta after the end"
-                        answer.deltas.append(delta)
-                elif not isinstance(message, (LoadingNow, Ready, LoadFailed)):
-                    self.answers.setdefault(message.run, Answer()).endings.append(message)
+                self._closed = True
                 self._changed.notify_all()
-        self.process.stdout.close()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+
+    def _take(self, message: Message) -> None:
+        self.messages.append(message)
+        if isinstance(message, Step):
+            for delta in message.runs:
+                answer = self.answers[delta.run]
+                assert not answer.endings, "a delta after the end"
+                answer.deltas.append(delta)
+        elif not isinstance(message, (LoadingNow, Ready, LoadFailed)):
+            self.answers.setdefault(message.run, Answer()).endings.append(message)
 
 
 def ask_chat(text: str, **fields: Any) -> ChatRequest:

@@ -43,6 +43,14 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: En
     assert len({say(seed) for seed in range(4)}) == 4
 
 
+def test_a_seeded_request_computes_its_whole_prompt(engine: EngineProcess) -> None:
+    request = ask_chat("Tell me once", max_tokens=3, sampling={"seed": 1})
+    engine.ask(request)
+    assert engine.ask(request).facts.cached_tokens == 0
+    plain = engine.ask(ask_chat("Tell me once", max_tokens=3)).facts
+    assert plain.cached_tokens == plain.prompt_tokens - 1, "it left its own prefix to others"
+
+
 def test_without_a_seed_answers_differ(engine: EngineProcess) -> None:
     assert len({engine.ask(ask_chat("Tell me", max_tokens=40)).text for _ in range(3)}) > 1
 

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from herd_mcp.engines import chat
 from herd_mcp.engines.sampling import choose, model_defaults, processors_of, sampler_of
 from herd_mcp.jobs import HerdError, Sampling
 
@@ -91,3 +92,11 @@ def test_neutral_penalties_cost_nothing() -> None:
     neutral = Sampling(repetition_penalty=1, presence_penalty=0, frequency_penalty=0)
     assert processors_of(choose(neutral, Sampling(), 50)) == []
     assert len(processors_of(choose(Sampling(repetition_penalty=1.1, logit_bias={1: 1}), Sampling(), 50))) == 2
+
+
+def test_the_wired_memory_limit_of_the_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 1 << 30})
+    monkeypatch.setattr(mx, "set_wired_limit", calls.append)
+    chat._generate.BatchGenerator(None)
+    assert calls == []

@@ -81,6 +81,19 @@ def test_a_cancelled_stream_ends_at_once_and_the_others_go_on(engine: EngineProc
     assert len(cancelled.endings) == 1
 
 
+def test_a_run_that_waits_for_a_place_in_the_batch_is_cancelled_there(tmp_path: Path) -> None:
+    folder = build(tmp_path / "narrow")
+    with EngineProcess(folder / "log") as process:
+        process.load(EngineSpec(kind="chat", model="n", path=str(folder), trust_remote_code=True, max_batch=1))
+        first, second, third = (process.start(ask_chat("SAY:" + letter * 300)) for letter in "abc")
+        process.wait(lambda: process.answers[first].deltas)
+        process.cancel(second)
+        assert isinstance(process.answer(second).ending, RunCancelled)
+        assert not process.answers[first].endings
+        assert process.answer(third).text == "c" * 300
+        assert process.answers[second].text == ""
+
+
 def test_a_run_is_cancelled_before_its_prompt_is_computed(engine: EngineProcess) -> None:
     run = engine.start(ask_chat("x" * 2900 + "SAY:" + "never" * 100))
     engine.cancel(run)
@@ -149,8 +162,10 @@ def test_what_is_no_call_of_a_known_tool_is_given_as_text(engine: EngineProcess,
     assert answer.facts.finish_reason == "stop"
 
 
-def test_a_tool_call_cut_short_is_text_and_never_a_call(engine: EngineProcess) -> None:
-    answer = engine.ask(ask_chat(f"SAY:{CALL}", tools=(WEATHER,), max_tokens=40))
+@pytest.mark.parametrize("left_out", [1, 20])
+def test_a_tool_call_cut_short_is_text_and_never_a_call(engine: EngineProcess, left_out: int) -> None:
+    tokens = 1 + len(CALL.encode()) - len("<tool_call>") - len("</tool_call>")
+    answer = engine.ask(ask_chat(f"SAY:{CALL}", tools=(WEATHER,), max_tokens=tokens - left_out))
     assert answer.tool_calls == []
     assert answer.text.startswith("<tool_call>")
     assert answer.facts.finish_reason == "length"

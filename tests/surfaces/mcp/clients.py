@@ -59,7 +59,7 @@ def answering(action: str, *, confirm: bool = True, asked: list[str] | None = No
     async def answer(context: Any, params: ElicitRequestParams) -> ElicitResult:
         if asked is not None:
             asked.append(params.message)
-        return ElicitResult(action=action, content={"confirm": confirm} if action == "accept" else None)  # type: ignore[arg-type]
+        return ElicitResult(action=action, content={"confirm": confirm} if action == "accept" else None)
 
     return answer
 
