@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import secrets
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 MAX_IMAGE_PROMPT_CHARS = 8_000
-MAX_CHAT_CHARS = 8_000_000
+MAX_CHAT_CHARS = 4_000_000
+MAX_PICTURE_BYTES = 32 * 1024 * 1024
 MAX_MESSAGES = 10_000
 MAX_STOP_STRINGS = 16
 MAX_TOOLS = 256
@@ -194,6 +195,13 @@ class ChatRequest(Frozen):
     """Whether a model that can think does so; None leaves it to the model."""
     tags: Tags = ()
 
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        chars = sum(len(message.content or "") + len(message.reasoning or "") for message in self.messages)
+        if chars > MAX_CHAT_CHARS:
+            raise ValueError(f"the messages have {chars:,} characters; the longest conversation has {MAX_CHAT_CHARS:,}")
+        return self
+
 
 def _round_down_16(px: int) -> int:
     return px - px % 16
@@ -217,7 +225,7 @@ class ImageRequest(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     quantize: Literal[3, 4, 5, 6, 8] | None = None
     """Bits per weight while the model is loaded; None takes the setting, and a quantised checkpoint stays as it is."""
-    image: bytes | None = None
+    image: Annotated[bytes, Field(min_length=1, max_length=MAX_PICTURE_BYTES)] | None = None
     """A picture to start from (PNG, JPEG or WebP bytes), for models that can."""
     image_strength: Annotated[float, Field(gt=0, lt=1)] | None = None
     """How much of `image` stays: 0.1 little, 0.9 nearly all; None means 0.4. Only with `image`."""

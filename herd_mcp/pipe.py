@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 from herd_mcp.jobs import ErrorInfo, Frozen, Kind, Request, ToolCall
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""Longest line either side accepts; a chat of 8 M characters or a 16 MiB picture in base64 fits."""
+"""Longest line either side accepts; a chat of MAX_CHAT_CHARS or a picture of MAX_PICTURE_BYTES fits, escaped."""
 
 
 class EngineSpec(Frozen):

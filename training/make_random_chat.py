@@ -164,6 +164,9 @@ CARD = """\
 code as a model of any size, so that `herd-mcp demo` and the tests run everywhere without a download. It has learned
 nothing and knows nothing: use it to see that your installation works, and a real model for everything else.
 
+With its default sampling (temperature 1) an answer ends by itself, after about fifty tokens and rarely after more than
+three hundred. At temperature 0 it repeats itself until `max_tokens` or the end of its context.
+
 | | |
 |---|---|
 | Architecture | qwen3, 2 layers, hidden size 64, bfloat16 |

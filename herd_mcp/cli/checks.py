@@ -213,7 +213,7 @@ def models() -> Iterable[Finding]:
                 f"{model.name} is not complete: {model.problem}",
                 _download(model.name) if model.source == "huggingface" else f"Copy the missing files to {model.path}.",
             )
-    for kind, example in (("image", "Tongyi-MAI/Z-Image-Turbo"), ("chat", "mlx-community/Qwen3-4B-4bit")):
+    for kind, example in (("image", "filipstrand/Z-Image-Turbo-mflux-4bit"), ("chat", "mlx-community/Qwen3-4B-4bit")):
         usable = [model for model in known if model.kind == kind and model.complete and not model.builtin]
         if usable:
             yield Finding("models", "ok", f"{kind} models: {', '.join(model.name for model in usable[:5])}")
@@ -222,12 +222,12 @@ def models() -> Iterable[Finding]:
                 "models",
                 "note",
                 f"No {kind} model but the small built-in one, which is for trying out.",
-                f"{_download(example)} (many GB; `herd-mcp models` then lists it)",
+                f"{_download(example)} (a few GB; `herd-mcp models` then lists it)",
             )
 
 
 def _download(name: str) -> str:
-    return f"uvx --from huggingface-hub hf download {name}"
+    return f"uvx --from huggingface_hub hf download {name}"
 
 
 def built_in() -> Iterable[Finding]:

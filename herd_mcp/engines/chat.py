@@ -223,12 +223,16 @@ class ChatEngine:
         try:
             # The token that ends an answer is a marker and not part of it.
             piece = Piece() if response.finish_reason == "stop" else run.speech.token(response.token)
-            _add(deltas, run.number, piece)
-            if response.finish_reason is None and not run.speech.stopped:
+            ended = response.finish_reason is not None or run.speech.stopped
+            if ended:
+                rest, reason = run.speech.end("length" if response.finish_reason == "length" else "stop")
+                piece.add(rest)
+                endings.append(Done(run=run.number, facts=run.facts(reason)))
+            if piece:
+                calls = tuple(piece.tool_calls)
+                deltas.append(RunDelta(run=run.number, text=piece.text, reasoning=piece.reasoning, tool_calls=calls))
+            if not ended:
                 return
-            rest, reason = run.speech.end("length" if response.finish_reason == "length" else "stop")
-            _add(deltas, run.number, rest)
-            endings.append(Done(run=run.number, facts=run.facts(reason)))
         except Exception as error:
             message = f"The answer could not be put into words: {type(error).__name__}: {error}"
             endings.append(RunFailed(run=run.number, error=ErrorInfo(code=ErrorCode.INTERNAL, message=message)))
@@ -253,8 +257,3 @@ class ChatEngine:
 
     def _forget(self, run: _Run) -> None:
         del self._runs[run.number], self._by_uid[run.uid]
-
-
-def _add(deltas: list[RunDelta], run: int, piece: Piece) -> None:
-    if piece:
-        deltas.append(RunDelta(run=run, text=piece.text, reasoning=piece.reasoning, tool_calls=tuple(piece.tool_calls)))

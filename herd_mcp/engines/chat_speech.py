@@ -29,6 +29,11 @@ class Piece:
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
 
+    def add(self, other: Piece) -> None:
+        self.text += other.text
+        self.reasoning += other.reasoning
+        self.tool_calls += other.tool_calls
+
     def __bool__(self) -> bool:
         return bool(self.text or self.reasoning or self.tool_calls)
 

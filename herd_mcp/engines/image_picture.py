@@ -9,15 +9,12 @@ from PIL import Image, ImageOps
 from herd_mcp.jobs import ErrorCode, HerdError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 64_000_000
 """Decoded, a picture of this size takes 256 MB."""
 
 
 def read_picture(data: bytes) -> Image.Image:
     """The picture in `data` as upright RGB; what is transparent becomes white. Raises HerdError(invalid_request)."""
-    if len(data) > MAX_BYTES:
-        raise _refused(f"it has {len(data):,} bytes; {MAX_BYTES:,} is the most", "Send a smaller one.")
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = picture.size

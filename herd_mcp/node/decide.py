@@ -32,7 +32,6 @@ from herd_mcp.node.events import (
     Submit,
     Tell,
     Tick,
-    Unload,
 )
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Run, State
 from herd_mcp.node.outcome import completed, deltas
@@ -53,8 +52,6 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             effects += _heard(state, key, generation, message, now)
         case Exited():
             effects += _exited(state, event)
-        case Unload(key):
-            effects += _unload(state, key)
         case Drain():
             state.draining = True
         case Close():
@@ -213,13 +210,6 @@ def _exited(state: State, event: Exited) -> list[Effect]:
     if not lane.waiting:
         state.lanes.pop(event.key, None)
     return [_tell(run, Failed(error=error)) for run in lost]
-
-
-def _unload(state: State, key: EngineKey) -> list[Effect]:
-    lane = state.lanes.get(key)
-    if lane and lane.engine and _idle(lane, lane.engine):
-        return [_end(key, lane.engine, "unloaded")]
-    return []
 
 
 def _idle(lane: Lane, engine: Engine) -> bool:

@@ -58,7 +58,8 @@ class EngineProcess:
         repositories there. Raises OSError when it cannot be started."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "herd_mcp.engines.worker",
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=pipe.MAX_LINE_BYTES, process_group=0, env=_environment(hub_cache),
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=pipe.MAX_LINE_BYTES, process_group=0,
+            env=_environment(hub_cache),
         )  # fmt: skip
         try:
             sitter = await asyncio.create_subprocess_exec(

@@ -55,13 +55,6 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
-class Unload:
-    """Somebody wants the memory of an idle engine back."""
-
-    key: EngineKey
-
-
-@dataclass(frozen=True, slots=True)
 class Drain:
     """No new jobs from now on."""
 
@@ -76,7 +69,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Submit | Release | Cancel | Heard | Exited | Unload | Drain | Close | Tick
+Event = Submit | Release | Cancel | Heard | Exited | Drain | Close | Tick
 
 
 # ── What to do ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -42,7 +42,6 @@ from herd_mcp.node.events import (
     Submit,
     Tell,
     Tick,
-    Unload,
 )
 from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
@@ -175,11 +174,6 @@ class Node:
     def cancel(self, job_id: str) -> None:
         """End the job's run at its next token or step; `run` yields the outcome. Unknown ids are fine."""
         self._dispatch(Cancel(job_id))
-
-    def unload(self, model: str) -> None:
-        """End the idle engines of a model."""
-        for key in [key for key in self._state.lanes if key.model == model]:
-            self._dispatch(Unload(key))
 
     # ── what there is ──
 

@@ -177,6 +177,7 @@ class EngineProcess:
     def _take(self, message: Message) -> None:
         self.messages.append(message)
         if isinstance(message, Step):
+            assert len({delta.run for delta in message.runs}) == len(message.runs), "one delta per run and step"
             for delta in message.runs:
                 answer = self.answers[delta.run]
                 assert not answer.endings, "a delta after the end"

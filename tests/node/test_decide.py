@@ -26,7 +26,6 @@ from herd_mcp.node.events import (
     Submit,
     Tell,
     Tick,
-    Unload,
 )
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 
@@ -246,15 +245,6 @@ def test_a_node_that_ends_starts_nothing_for_those_who_wait() -> None:
     ready(state)
     play(state, Close())
     assert started(gone(state)) == []
-
-
-def test_only_an_idle_engine_is_unloaded_on_request() -> None:
-    state = new_state()
-    play(state, submit("j1"), Release("j1"))
-    (run,) = begun(ready(state))
-    assert ended(play(state, Unload(EngineKey("a")))) == []
-    done(state, run)
-    assert ended(play(state, Unload(EngineKey("a")))) == ["a"]
 
 
 # ── Any order of events ───────────────────────────────────────────────────────────────────────────────────────────────

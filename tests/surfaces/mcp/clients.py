@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from herd_mcp.herd import Herd
 
 SMALL = {"prompt": "a red hill", "model": "herd-tiny-image", "width": 64, "height": 64, "steps": 2}
-LONG = {**SMALL, "width": 256, "height": 256, "steps": 200}
+LONG = {**SMALL, "width": 128, "height": 128, "steps": 200}
 TALK = {"prompt": "hello", "model": "herd-tiny-chat", "max_tokens": 8}
 
 TOOLS = {"generate_image", "chat", "list_models", "fleet_health", "pull_model", "get_job", "cancel_job"}
