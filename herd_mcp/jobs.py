@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -106,8 +106,10 @@ def invalid_request(error: ValidationError) -> HerdError:
     """The one translation of a failed validation: names each field, never repeats the value."""
     problems = []
     for problem in error.errors(include_url=False, include_input=False)[:5]:
-        where = ".".join(str(part) for part in problem["loc"] if part not in ("chat", "image", "pull"))
-        problems.append(f"{where}: {problem['msg']}" if where else problem["msg"])
+        place = [str(part) for part in problem["loc"]]
+        if len(place) > 1 and place[0] in get_args(Kind):
+            del place[0]  # the discriminator of the union, which the caller did not write
+        problems.append(f"{'.'.join(place)}: {problem['msg']}" if place else problem["msg"])
     return HerdError(
         ErrorCode.INVALID_REQUEST,
         "The request is not valid: " + "; ".join(problems) + ".",
@@ -122,11 +124,15 @@ def invalid_request(error: ValidationError) -> HerdError:
 def _clean(text: str) -> str:
     if "\x00" in text:
         raise ValueError("contains a NUL character; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("contains half of a character (a lone surrogate); remove it") from None
     return text
 
 
 Text = Annotated[str, AfterValidator(_clean)]
-"""A string without NUL; pydantic itself refuses lone surrogates."""
+"""A string without NUL and lone surrogates."""
 
 ModelName = Annotated[Text, Field(min_length=1, max_length=256)]
 Tag = Annotated[Text, Field(min_length=1, max_length=64)]

@@ -52,7 +52,7 @@ class NodeLock:
             except BlockingIOError:
                 if time.monotonic() >= until:
                     os.close(fd)
-                    return True
+                    return False
                 time.sleep(0.01)
             else:
                 self._fd = fd

@@ -227,12 +227,12 @@ class ChatEngine:
             if ended:
                 rest, reason = run.speech.end("length" if response.finish_reason == "length" else "stop")
                 piece.add(rest)
-                endings.append(Done(run=run.number, facts=run.facts(reason)))
             if piece:
                 calls = tuple(piece.tool_calls)
                 deltas.append(RunDelta(run=run.number, text=piece.text, reasoning=piece.reasoning, tool_calls=calls))
             if not ended:
                 return
+            endings.append(Done(run=run.number, facts=run.facts(reason)))
         except Exception as error:
             message = f"The answer could not be put into words: {type(error).__name__}: {error}"
             endings.append(RunFailed(run=run.number, error=ErrorInfo(code=ErrorCode.INTERNAL, message=message)))

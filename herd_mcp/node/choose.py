@@ -37,7 +37,7 @@ def _named(models: Sequence[ModelInfo], kind: Kind, name: str) -> ModelInfo:
     if matches and not right:
         raise HerdError(
             ErrorCode.KIND_NOT_SUPPORTED,
-            f"{matches[0].name} is a {matches[0].kind} model and cannot serve {kind} requests.",
+            f"{matches[0].name} serves {matches[0].kind} and not {kind} requests.",
             f"`herd-mcp models` lists the {kind} models of this Mac.",
             details={"kind": matches[0].kind},
         )

@@ -133,6 +133,13 @@ def herd_config(folder: Path) -> dict[str, Any]:
     return _read_object(folder / "herd.json")
 
 
+def largest_px(folder: Path, family_key: str) -> int | None:
+    """The longest side that the model in `folder` draws; None leaves it to the setting."""
+    family = find_family(family_key)
+    limit = herd_config(folder).get("max_px", family.max_px if family else None)
+    return limit if isinstance(limit, int) else None
+
+
 def stored_bits(folder: Path, family: ImageFamily) -> int | None:
     """Bits per weight of a quantised checkpoint that mflux saved; None for a full one. It stays as it is, whatever
     a request asks."""

@@ -44,6 +44,7 @@ from herd_mcp.node.events import (
     Tick,
 )
 from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
+from herd_mcp.node.image_families import largest_px
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.models import find_models, hub_cache
 from herd_mcp.settings import Settings
@@ -115,14 +116,14 @@ class Node:
 
     async def plan(self, request: Request) -> Plan:
         """Which engine serves the request. Raises HerdError: model_not_found, model_incomplete, kind_not_supported,
-        invalid_request for a size over max_image_px."""
+        invalid_request for a size over the model's or max_image_px."""
         preferred = self._preferred(request.kind)
         try:
             model = choose(await self.models(fresh_s=KNOWN_FRESH_S), request.kind, request.model, preferred)
         except HerdError:  # it may have come since the last look
             model = choose(await self.models(fresh_s=0), request.kind, request.model, preferred)
         if isinstance(request, ImageRequest):
-            self._check_size(request)
+            self._check_size(request, model)
         quantize = self._quantize(request, model)
         spec = pipe.EngineSpec(
             kind=model.kind,
@@ -346,14 +347,19 @@ class Node:
             return request.quantize
         return None if model.builtin else self.settings.image_quantize or None
 
-    def _check_size(self, request: ImageRequest) -> None:
-        limit = self.settings.max_image_px
-        if max(request.width or 0, request.height or 0) > limit:
+    def _check_size(self, request: ImageRequest, model: ModelInfo) -> None:
+        """Refuse what the model or this Mac does not draw, before anything is loaded for it."""
+        limit, why = self.settings.max_image_px, "max_image_px (`herd-mcp config`)"
+        largest = largest_px(Path(model.path), model.family)
+        if largest is not None and largest <= limit:
+            limit, why = largest, "the model"
+        asked = max(request.width or 0, request.height or 0)
+        if asked > limit:
             raise HerdError(
                 ErrorCode.INVALID_REQUEST,
-                f"{request.width}×{request.height} is larger than {limit} px, the largest side this node draws.",
-                "Ask for a smaller picture, or raise max_image_px (`herd-mcp config`).",
-                details={"max_image_px": limit},
+                f"{asked} px is too large: {model.name} draws at most {limit} px here, a limit of {why}.",
+                f"Ask for at most {limit} px.",
+                details={"max_px": limit},
             )
 
 
