@@ -85,7 +85,7 @@ def read_record(home: str) -> dict[str, Any] | None:
     path = os.path.join(home, "run", "node.json")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise NoNode(f"{path} cannot be read: {error.strerror}.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from herd_mcp.node.choose import download_command
 from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, Settings
 from herd_mcp.state import FleetHealth, ModelInfo, NodeState, Recommendation, Vitals
@@ -66,8 +67,8 @@ def _models(models: Sequence[ModelInfo]) -> list[Recommendation]:
             fix=fix,
         )
         for kind, fix in (
-            ("chat", "hf download mlx-community/Qwen3-4B-4bit"),
-            ("image", "hf download filipstrand/Z-Image-Turbo-mflux-4bit"),
+            ("chat", download_command("mlx-community/Qwen3-4B-4bit")),
+            ("image", download_command("filipstrand/Z-Image-Turbo-mflux-4bit")),
         )
         if not any(model.kind == kind and model.usable and not model.builtin for model in models)
     ]
@@ -77,7 +78,7 @@ def _models(models: Sequence[ModelInfo]) -> list[Recommendation]:
             severity="info",
             title=f"{model.name} is not whole",
             description=f"{model.problem}.",
-            fix=f"hf download {model.name}",
+            fix=download_command(model.name),
             data={"model": model.name},
         )
         for model in models

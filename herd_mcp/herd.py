@@ -19,7 +19,7 @@ from herd_mcp.node.identity import node_id
 from herd_mcp.node.node import Node
 from herd_mcp.node.statistics import day_figures, image_stats
 from herd_mcp.owner.owner import Owner
-from herd_mcp.owner.record import outcome_of
+from herd_mcp.owner.record import outcome_of, without_picture
 from herd_mcp.settings import Settings, home
 from herd_mcp.state import Change, FleetHealth, ImageStats, ModelInfo, NodeState
 
@@ -88,9 +88,9 @@ class Herd:
         return await self._owner.cancel(live)
 
     async def job(self, job_id: str) -> Job:
-        """One job as it is now. Raises HerdError(job_not_found)."""
+        """One job as it is now, without the picture it started from. Raises HerdError(job_not_found)."""
         live = self._owner.find(job_id)
-        job = live.job if live else await self._history.get(job_id)
+        job = without_picture(live.job) if live else await self._history.get(job_id)
         if job is None:
             raise HerdError(
                 ErrorCode.JOB_NOT_FOUND, "There is no job with this id on this node.", "`herd-mcp jobs` lists them."
@@ -100,7 +100,7 @@ class Herd:
     async def jobs(self, *, limit: int = 50, status: str | None = None) -> list[Job]:
         """The newest jobs first, live ones as they are now."""
         stored = await self._history.newest(limit, status)
-        now = [live.job if (live := self._owner.find(job.id)) else job for job in stored]
+        now = [without_picture(live.job if (live := self._owner.find(job.id)) else job) for job in stored]
         return [job for job in now if status is None or job.status == status]
 
     # ── what there is ──

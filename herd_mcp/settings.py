@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     )
     model_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
         (),
-        validation_alias=AliasChoices("model_dirs", "HERD_MODEL_DIRS", "MLX_MODEL_DIR"),
+        validation_alias=AliasChoices("HERD_MODEL_DIRS", "MLX_MODEL_DIR"),
         description="Folders to look for models in, besides the Hugging Face cache and HERD_HOME/models. "
         "As a variable: separated by colons; MLX_MODEL_DIR is read too.",
     )

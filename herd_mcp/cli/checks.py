@@ -76,7 +76,7 @@ def libraries() -> Iterable[Finding]:
         "        out[package] = [False, f'{type(error).__name__}: {error}']\n"
         "sys.__stdout__.write('\\n' + json.dumps(out))\n"
     )
-    reinstall = "uv tool install --reinstall herd-mcp, or in a checkout: uv sync --reinstall"
+    reinstall = "uv tool install --reinstall ., or in a checkout: uv sync --reinstall"
     try:
         child = subprocess.run(
             [sys.executable, "-c", code],

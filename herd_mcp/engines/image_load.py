@@ -63,7 +63,7 @@ def check(spec: EngineSpec, family: Family) -> None:
         raise HerdError(
             ErrorCode.MODEL_INCOMPLETE,
             f"{spec.model} is not complete: {'; '.join(problems[:5])}.",
-            f"Download it again: `hf download {family.repo}`." if family.repo else "Install herd-mcp again.",
+            f"Download {family.repo} again." if family.repo else "Install herd-mcp again.",
             details={"problems": problems},
         )
 
@@ -121,7 +121,7 @@ def not_loaded(spec: EngineSpec, family: Family, error: Exception) -> HerdError:
         return HerdError(ErrorCode.INSUFFICIENT_MEMORY, text, "Close other programs, or ask for fewer bits (quantize).")
     others = [repo for layout in family.layouts for repo in layout.other_repos]
     if others and isinstance(error, OSError):
-        hint = f"It also reads {' and '.join(others)}: `hf download` each, then try again."
+        hint = f"It also reads {' and '.join(others)}: download each to the Hugging Face cache, then try again."
         return HerdError(ErrorCode.MODEL_INCOMPLETE, text, hint)
     if isinstance(error, OSError):
         return HerdError(ErrorCode.MODEL_INCOMPLETE, text, "Download it again.")

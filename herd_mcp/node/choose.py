@@ -55,7 +55,7 @@ def _not_usable(model: ModelInfo) -> HerdError:
         return HerdError(
             ErrorCode.MODEL_INCOMPLETE,
             f"{model.name} is on this Mac but not whole: {model.problem}.",
-            f"Download it again: `hf download {model.name}`.",
+            f"Download it again: `{download_command(model.name)}`.",
         )
     return HerdError(
         ErrorCode.KIND_NOT_SUPPORTED,
@@ -92,5 +92,10 @@ def _near_families(name: str) -> list[str]:
 
 def _how_to_get(repo: str | None) -> str:
     if repo:
-        return f"Get it with `hf download {repo}`; it is found in the Hugging Face cache by itself."
-    return "`herd-mcp models` lists what is here; `hf download REPOSITORY` gets another."
+        return f"Get it with `{download_command(repo)}`; it is found in the Hugging Face cache by itself."
+    return f"`herd-mcp models` lists what is here; `{download_command('REPOSITORY')}` gets another."
+
+
+def download_command(repo: str) -> str:
+    """What a person runs to get a model; works wherever uv is."""
+    return f"uvx --from huggingface_hub hf download {repo}"

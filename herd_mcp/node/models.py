@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+
 from herd_mcp.node import weights
 from herd_mcp.node.image_families import ImageFamily, family_of_folder, stored_bits
 from herd_mcp.node.weights import Broken
@@ -54,12 +56,7 @@ def _all(settings: Settings, home: Path) -> Iterator[ModelInfo]:
 
 def hub_cache(settings: Settings) -> Path:
     """The Hugging Face cache, by the rules of its own library."""
-    if settings.hf_cache is not None:
-        return settings.hf_cache.expanduser()
-    if explicit := os.environ.get("HF_HUB_CACHE"):
-        return Path(explicit).expanduser()
-    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("HF_HOME") or f"{cache_home}/huggingface").expanduser() / "hub"
+    return (settings.hf_cache or Path(constants.HF_HUB_CACHE)).expanduser()
 
 
 def _subfolders(place: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def job_over(job: Job, outcome: Outcome, *, ttft_s: float | None = None, total_s
         "status": outcome.type,
         "finished_at": time.time(),
         "progress": None,
-        "request": None if isinstance(job.request, ChatRequest) else _without_picture(job.request),
+        "request": None if isinstance(job.request, ChatRequest) else without_picture(job).request,
         "timings": timings,
     }
     if isinstance(outcome, Completed):
@@ -83,8 +83,11 @@ def internal(error: Exception) -> ErrorInfo:
     )
 
 
-def _without_picture(request: ImageRequest | None) -> ImageRequest | None:
-    return None if request is None else request.model_copy(update={"image": None})
+def without_picture(job: Job) -> Job:
+    """The job as it is shown and kept: the picture that an image started from is large, and nobody's to see again."""
+    if isinstance(job.request, ImageRequest) and job.request.image is not None:
+        return job.model_copy(update={"request": job.request.model_copy(update={"image": None})})
+    return job
 
 
 def _forgotten() -> ErrorInfo:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
+from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -25,8 +26,8 @@ PATIENCE_S = 1.0
 
 def frame(data: Any, *, event: str = "", seq: int | None = None) -> bytes:
     """One event. The JSON is ASCII: several clients take U+2028 and U+0085 inside a line for its end."""
-    head = (f"event: {event}\n" if event else "") + (f"id: {seq}\n" if seq is not None else "")
-    return f"{head}data: {json.dumps(data, ensure_ascii=True, separators=(',', ':'))}\n\n".encode("ascii")
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return ServerSentEvent(text, event=event or None, id=None if seq is None else str(seq), sep="\n").encode()
 
 
 class EventStream(Response):

@@ -146,7 +146,7 @@ def test_names_are_compared_without_case_and_short_names_are_enough() -> None:
     ("name", "code", "words"),
     [
         ("herd-tiny-cat", ErrorCode.MODEL_NOT_FOUND, "Did you mean herd-tiny-chat?"),
-        ("broken", ErrorCode.MODEL_INCOMPLETE, "hf download broken"),
+        ("broken", ErrorCode.MODEL_INCOMPLETE, "huggingface_hub hf download broken"),
         ("strange", ErrorCode.KIND_NOT_SUPPORTED, "others"),
         ("painter", ErrorCode.KIND_NOT_SUPPORTED, "chat models"),
     ],

@@ -105,3 +105,33 @@ def picture(size: tuple[int, int] = (64, 64), kind: str = "PNG") -> bytes:
     out = io.BytesIO()
     Image.new("RGB", size, (200, 40, 40)).save(out, kind)
     return out.getvalue()
+
+
+async def use_everything(client: Client) -> dict[str, Any]:
+    """Every tool and every resource once, over whatever transport; returns the structured output of an image."""
+    assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
+    told = Told()
+    made = await client.call_tool("generate_image", SMALL, progress_callback=told)
+    image = data_of(made)
+    thumbnail_of(made)
+    assert link_of(made).uri == image["uri"]
+    assert told.rises
+    assert any("step 2" in message for message in told.messages)
+    chat = data_of(await client.call_tool("chat", TALK))
+    assert chat["status"] == "completed"
+    for name in ("list_models", "fleet_health"):
+        data_of(await client.call_tool(name, {}))
+    for name, job_id in (("get_job", image["job_id"]), ("cancel_job", chat["job_id"])):
+        assert data_of(await client.call_tool(name, {"job_id": job_id}))["status"] == "completed"
+    assert data_of(await client.call_tool("pull_model", {"model": "dev"}))["status"] == "confirmation_required"
+    assert error_of(await client.call_tool("chat", {**TALK, "modle": "x"}))["code"] == "invalid_request"
+    for uri in (
+        "herd://images/stats",
+        "herd://fleet/health",
+        "herd://models",
+        image["uri"],
+        f"herd://jobs/{chat['job_id']}",
+        f"herd://fleet/nodes/{chat['node']}",
+    ):
+        assert (await client.read_resource(uri)).contents
+    return image
