@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import statistics
 import subprocess
@@ -179,6 +180,31 @@ def test_large_messages_pass_while_nobody_reads_the_other_way() -> None:
     for descriptor in (to_pump, from_pump):
         os.close(descriptor)
     ours.close()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_the_bridge_quietly_and_the_node_stays(program: Program, number: int, code: int) -> None:
+    with (
+        ended(program.up()),
+        subprocess.Popen(
+            [*COMMAND, "mcp"],
+            env=program.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as client,
+    ):
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(LIST)
+        client.stdin.flush()
+        client.stdout.readline()
+        client.send_signal(number)
+        out, err = client.communicate(timeout=20)
+        assert (client.returncode, out, err) == (code, b"", b"")
+        node = bridge.find(str(program.home))
+        assert node is not None
+        node.close()
 
 
 def test_a_node_that_cannot_start_is_told_with_its_log_and_a_mend(program: Program) -> None:

@@ -132,4 +132,4 @@ async def test_a_silent_stream_shows_signs_of_life(monkeypatch: pytest.MonkeyPat
 
 
 def test_frames_are_ascii_and_one_line() -> None:
-    assert frame("a\u2028b\u0085c\nd", event="x", seq=3) == b'event: x\nid: 3\ndata: "a\\u2028b\\u0085c\\nd"\n\n'
+    assert frame("a\u2028b\u0085c\nd", event="x", seq=3) == b'id: 3\nevent: x\ndata: "a\\u2028b\\u0085c\\nd"\n\n'

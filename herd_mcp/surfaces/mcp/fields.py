@@ -53,3 +53,26 @@ def _takes_text(annotation: Any) -> bool:
     if annotation is str:
         return True
     return get_origin(annotation) is not list and any(_takes_text(part) for part in get_args(annotation))
+
+
+NAMED = ("properties", "$defs")
+"""Keys of a JSON schema whose value has names of our own as keys."""
+
+
+def slim(schema: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema without what pydantic adds and nobody reads (titles, null defaults): agents pay by the token."""
+    return {
+        key: _slim_named(value) if key in NAMED else _slim_value(value)
+        for key, value in schema.items()
+        if key != "title" and not (key == "default" and value is None)
+    }
+
+
+def _slim_named(schemas: dict[str, Any]) -> dict[str, Any]:
+    return {name: slim(schema) for name, schema in schemas.items()}
+
+
+def _slim_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return slim(value)
+    return [_slim_value(part) for part in value] if isinstance(value, list) else value

@@ -19,7 +19,6 @@ from pydantic import BaseModel, Field
 from herd_mcp.jobs import ErrorCode, HerdError
 
 TOKEN_LIFE_S = 300.0
-MAX_USED = 10_000
 
 
 class Confirmation(BaseModel):
@@ -64,7 +63,7 @@ class Tokens:
         self._used = {spent: end for spent, end in self._used.items() if end > now}
         if int(expires, 16) <= now:
             raise _refused("The token has expired; it was good for five minutes.")
-        if nonce in self._used or len(self._used) >= MAX_USED:
+        if nonce in self._used:
             raise _refused("The token has been used already; each is good for one call.")
         self._used[nonce] = int(expires, 16)
 

@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, InputRequiredResult
 from pydantic import ValidationError
 
 from herd_mcp.jobs import ErrorCode, HerdError, invalid_request
-from herd_mcp.surfaces.mcp.fields import TextStaysText
+from herd_mcp.surfaces.mcp.fields import TextStaysText, slim
 from herd_mcp.surfaces.mcp.resources import add_resources
 from herd_mcp.surfaces.mcp.results import failed
 from herd_mcp.surfaces.mcp.subscriptions import Subscriptions
@@ -117,8 +117,9 @@ def make_mcp(herd: Herd, *, local: bool) -> HerdServer:
     add_pull_tool(mcp, herd)
     add_resources(mcp, herd, local=local)
     for tool in mcp._tool_manager.list_tools():
-        tool.parameters["additionalProperties"] = False  # as `call_tool` does it
-        tool.fn_metadata = TextStaysText(**dict(tool.fn_metadata))
+        tool.parameters = {**slim(tool.parameters), "additionalProperties": False}  # as `call_tool` does it
+        output_schema = slim(tool.fn_metadata.output_schema or {})
+        tool.fn_metadata = TextStaysText(**{**dict(tool.fn_metadata), "output_schema": output_schema})
     return mcp
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.surfaces.mcp import results
-from herd_mcp.surfaces.mcp.gate import Agreed, Confirmation, TokenNeeded, Tokens, can_ask
+from herd_mcp.surfaces.mcp.gate import TOKEN_LIFE_S, Agreed, Confirmation, TokenNeeded, Tokens, can_ask
 from herd_mcp.surfaces.mcp.results import Answer
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
         if can_ask(ctx):  # also when a token came: the form of a client that has one is never passed by
             return Elicit(question(model, node), Confirmation)
         if confirm_token is None:
-            return TokenNeeded(token=tokens.issue("pull", model, node), expires_in_s=300)
+            return TokenNeeded(token=tokens.issue("pull", model, node), expires_in_s=TOKEN_LIFE_S)
         tokens.spend(confirm_token, "pull", model, node)
         return Agreed()
 

@@ -16,7 +16,7 @@ IMAGE, CHAT = "generate_image", "chat"
 REFUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("unknown image model", IMAGE, {**SMALL, "model": "herd-tiny-imagine"}, "model_not_found", "herd-tiny-image"),
     ("unknown chat model", CHAT, {**TALK, "model": "herd-tiny-chatt"}, "model_not_found", "herd-tiny-chat"),
-    ("a chat model for an image", IMAGE, {**SMALL, "model": "herd-tiny-chat"}, "kind_not_supported", "chat model"),
+    ("a chat model for an image", IMAGE, {**SMALL, "model": "herd-tiny-chat"}, "kind_not_supported", "chat"),
     ("empty prompt", IMAGE, {**SMALL, "prompt": ""}, "invalid_request", "prompt"),
     ("blank prompt", IMAGE, {**SMALL, "prompt": " \n"}, "invalid_request", "prompt"),
     ("no prompt", IMAGE, {}, "invalid_request", "prompt"),
@@ -26,7 +26,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("width negative", IMAGE, {**SMALL, "width": -64}, "invalid_request", "width"),
     ("height 7", IMAGE, {**SMALL, "height": 7}, "invalid_request", "height"),
     ("height 100,000", IMAGE, {**SMALL, "height": 100_000}, "invalid_request", "height"),
-    ("width over the setting", IMAGE, {**SMALL, "width": 8192}, "invalid_request", "2048"),
+    ("width over the setting", IMAGE, {**SMALL, "width": 8192}, "invalid_request", "8192"),
     ("width no number", IMAGE, {**SMALL, "width": "wide"}, "invalid_request", "width"),
     ("steps 0", IMAGE, {**SMALL, "steps": 0}, "invalid_request", "steps"),
     ("steps 10,000", IMAGE, {**SMALL, "steps": 10_000}, "invalid_request", "steps"),
