@@ -16,6 +16,7 @@ from herd_mcp.jobs import ErrorCode, HerdError, Job, JobEvent, Kind, Request, ne
 from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.history import History
 from herd_mcp.node.identity import node_id
+from herd_mcp.node.image_families import find_family
 from herd_mcp.node.node import Node
 from herd_mcp.node.statistics import day_figures, image_stats
 from herd_mcp.owner.owner import Owner
@@ -108,6 +109,11 @@ class Herd:
     async def models(self, kind: Kind | None = None) -> list[ModelInfo]:
         """The models of this node."""
         return [model for model in await self._node.models() if kind in (None, model.kind)]
+
+    def repository(self, name: str) -> str | None:
+        """The Hugging Face repository that a name means, where that is known."""
+        family = find_family(name)
+        return family.repo or None if family else name if "/" in name else None
 
     async def nodes(self) -> list[NodeState]:
         """Every node of the herd: in this build, this one."""

@@ -36,8 +36,8 @@ CLIENT = "mcp"
 BEAT_S = 4.0
 """Seconds after which progress is told again although nothing happened; clients give up after a longer silence."""
 LOADING_EVERY_S = 0.5
-TEXT_EVERY_S = 1.0
-"""Seconds between two looks at a growing answer."""
+TEXT_EVERY_S = 0.2
+"""Seconds between two looks at a growing answer; the first comes at once."""
 TEXT_TAIL_CHARS = 80
 NUDGE = 0.001
 """How much the number rises when only time has passed: an hour of beats stays below one step."""
@@ -61,7 +61,7 @@ class Teller:
         self._deltas = 0
 
     async def event(self, event: JobEvent) -> None:
-        """Tell what an event says; a growing text at most once a second."""
+        """Tell what an event says; a growing text a few times a second."""
         match event:
             case Queued(position=position, eta_s=eta_s):
                 ahead = f", {position} ahead" if position > 0 else ""
@@ -78,7 +78,7 @@ class Teller:
             case Delta(text=text, reasoning=reasoning):
                 self._deltas += 1
                 self._text = (self._text + (text or reasoning or ""))[-TEXT_TAIL_CHARS:]
-                if self._quiet_s() >= TEXT_EVERY_S:
+                if self._deltas == 1 or self._quiet_s() >= TEXT_EVERY_S:
                     await self._tell(self._deltas, " ".join(self._text.split()) or "thinking")
             case _:
                 pass

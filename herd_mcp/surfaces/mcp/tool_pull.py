@@ -26,20 +26,6 @@ what would be downloaded and a confirm_token. Tell the person, and only after th
 token. Never agree in their place. This build has the gate but cannot download yet; after the yes it says which \
 command does."""
 
-REPOSITORIES = {
-    "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
-    "z-image": "Tongyi-MAI/Z-Image",
-    "flux-schnell": "black-forest-labs/FLUX.1-schnell",
-    "schnell": "black-forest-labs/FLUX.1-schnell",
-    "flux-dev": "black-forest-labs/FLUX.1-dev",
-    "dev": "black-forest-labs/FLUX.1-dev",
-    "krea-dev": "black-forest-labs/FLUX.1-Krea-dev",
-    "flux2-klein-4b": "black-forest-labs/FLUX.2-klein-4B",
-    "flux2-klein-9b": "black-forest-labs/FLUX.2-klein-9B",
-    "qwen-image": "Qwen/Qwen-Image-2512",
-}
-"""Short names that people use for repositories of Hugging Face; the same ones that mflux loads for these names."""
-
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
 
 
@@ -70,10 +56,11 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
             raise HerdError(
                 ErrorCode.CONFIRMATION_REQUIRED,
                 'Downloads are confirmed in a terminal only (setting confirm = "terminal").',
-                "The command for it is `herd-mcp pull`, which this build does not have yet. " + by_hand(model),
+                "The command for it is `herd-mcp pull`, which this build does not have yet. "
+                + by_hand(herd.repository(model)),
             )
         if can_ask(ctx):  # also when a token came: the form of a client that has one is never passed by
-            return Elicit(question(model, node), Confirmation)
+            return Elicit(question(model, herd.repository(model), node), Confirmation)
         if confirm_token is None:
             return TokenNeeded(token=tokens.issue("pull", model, node), expires_in_s=TOKEN_LIFE_S)
         tokens.spend(confirm_token, "pull", model, node)
@@ -91,7 +78,7 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
         ] = None,
     ) -> Annotated[CallToolResult, PullAnswer]:
         outcome = answer.data if isinstance(answer, AcceptedElicitation) else None
-        repository = repository_of(model)
+        repository = herd.repository(model)
         if isinstance(outcome, Present):
             return results.answer(
                 PullAnswer(status="present", model=model, repository=repository), f"{model} is on this Mac already."
@@ -105,7 +92,7 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
                     confirm_token=outcome.token,
                     expires_in_s=outcome.expires_in_s,
                 ),
-                f"{question(model, node)}\nA person must agree to this. Ask them now; only after their explicit yes "
+                f"{question(model, repository, node)}\nA person must agree to this. Ask them now; only after their explicit yes "
                 f"call pull_model again with the same arguments and confirm_token {outcome.token!r} (good for five "
                 "minutes, once).",
             )
@@ -118,7 +105,7 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
         raise HerdError(
             ErrorCode.NOT_BUILT_YET,
             f"The download of {model} is confirmed, but this build cannot download models yet.",
-            by_hand(model),
+            by_hand(repository),
             details={"repository": repository} if repository else {},
         )
 
@@ -157,21 +144,15 @@ async def check_node(herd: "Herd", node: str) -> None:
 
 async def present(herd: "Herd", model: str) -> bool:
     """Whether a complete model of this name is here."""
-    wanted = {model.lower(), (repository_of(model) or model).lower()}
+    wanted = {model.lower(), (herd.repository(model) or model).lower()}
     return any(
         known.complete and wanted & {name.lower() for name in (known.name, *known.aliases)}
         for known in await herd.models()
     )
 
 
-def repository_of(model: str) -> str | None:
-    """The repository on Hugging Face, when it is known."""
-    return model if "/" in model else REPOSITORIES.get(model.lower())
-
-
-def question(model: str, node: str) -> str:
+def question(model: str, repository: str | None, node: str) -> str:
     """What the person is asked. The same on every round, or the SDK would ask again."""
-    repository = repository_of(model)
     source = (
         f"the repository {repository} of Hugging Face" if repository else "a repository that this build does not know"
     )
@@ -181,12 +162,7 @@ def question(model: str, node: str) -> str:
     )
 
 
-def by_hand(model: str) -> str:
+def by_hand(repository: str | None) -> str:
     """How a person gets the model without this tool."""
-    repository = repository_of(model)
-    target = shlex.quote(repository) if repository else "OWNER/NAME"
-    return (
-        f"The person can run `hf download {target}` in a terminal (or `uvx --from huggingface-hub hf download {target}`"
-        "); "
-        "herd-mcp then finds it in the Hugging Face cache by itself."
-    )
+    command = f"uvx --from huggingface_hub hf download {shlex.quote(repository) if repository else 'OWNER/NAME'}"
+    return f"The person can run `{command}` in a terminal; herd-mcp then finds it in the Hugging Face cache by itself."
