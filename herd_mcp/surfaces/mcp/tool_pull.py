@@ -92,9 +92,9 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
                     confirm_token=outcome.token,
                     expires_in_s=outcome.expires_in_s,
                 ),
-                f"{question(model, repository, node)}\nA person must agree to this. Ask them now; only after their explicit yes "
-                f"call pull_model again with the same arguments and confirm_token {outcome.token!r} (good for five "
-                "minutes, once).",
+                f"{question(model, repository, node)}\nA person must agree to this. Ask them now; only after their "
+                f"explicit yes call pull_model again with the same arguments and confirm_token {outcome.token!r} "
+                "(good for five minutes, once).",
             )
         if not (isinstance(outcome, Agreed) or (isinstance(outcome, Confirmation) and outcome.confirm)):
             raise HerdError(
