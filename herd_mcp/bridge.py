@@ -42,7 +42,7 @@ class NoNode(Exception):
 
 
 def herd_home() -> str:
-    """HERD_HOME, or ~/.herd, as an absolute path. The same rule as `settings.home`."""
+    """HERD_HOME, or ~/.herd, as an absolute path. The one place that knows the rule."""
     return os.path.abspath(os.environ.get("HERD_HOME") or os.path.join(os.path.expanduser("~"), ".herd"))
 
 

@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from herd_mcp import bridge
 from herd_mcp.jobs import ErrorCode, HerdError
 
 MIB = 1024 * 1024
@@ -26,8 +27,8 @@ GIB = 1024 * MIB
 
 
 def home() -> Path:
-    """HERD_HOME, or ~/.herd. The one place that knows the rule, but for bridge.py, which may not import this."""
-    return Path(os.environ.get("HERD_HOME") or Path.home() / ".herd")
+    """HERD_HOME, or ~/.herd, as an absolute path."""
+    return Path(bridge.herd_home())
 
 
 def _default_name() -> str:

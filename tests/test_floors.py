@@ -18,7 +18,7 @@ BASE = {"jobs", "state", "settings"}
 ROOMS: dict[str, set[str]] = {
     "jobs": set(),
     "state": {"jobs"},
-    "settings": {"jobs"},
+    "settings": {"jobs", "bridge"},
     "pipe": {"jobs"},
     "bridge": set(),
     "builtin": set(),
