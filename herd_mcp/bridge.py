@@ -84,14 +84,17 @@ def read_record(home: str) -> dict[str, Any] | None:
     """What `run/node.json` says, or None when there is none. Raises NoNode when somebody else could have written it."""
     path = os.path.join(home, "run", "node.json")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise NoNode(f"{path} cannot be read: {error.strerror}.") from error
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(fd)
+        raise NoNode(f"{path} is not a file, so it is not trusted. Remove it and try again.")
     with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
-        if found.st_uid != os.getuid() or found.st_mode & 0o077 or not stat.S_ISREG(found.st_mode):
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise NoNode(f"{path} is not this user's alone (mode 0600), so it is not trusted. Remove it and try again.")
         try:
             record = json.loads(file.read())
@@ -282,7 +285,7 @@ def main() -> int:
         if pump(node):
             return 0
         raise NoNode("The node ended while this client was connected. Start the client's session again.")
-    except NoNode as problem:
+    except (NoNode, OSError) as problem:
         try:  # noqa: SIM105
             os.write(2, f"herd-mcp: {problem}\n".encode(errors="replace"))
         except OSError:

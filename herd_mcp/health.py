@@ -26,7 +26,7 @@ def fleet_health(
     disk_free_bytes: int,
     damaged_history: str = "",
 ) -> FleetHealth:
-    """The health of the herd now. `damaged_history`: where an unreadable database was moved, if one was."""
+    """The health of the herd now. `damaged_history`: the name an unreadable database was given, if one was found."""
     error_rate_pct = round(100 * day.failed / day.total, 1) if day.total else 0.0
     recommendations = [
         *_models(models),
@@ -149,6 +149,6 @@ def _damaged(moved_to: str) -> Recommendation:
         check_id="history_damaged",
         severity="warning",
         title="The job history could not be read and was started anew",
-        description=f"The old database was moved to {moved_to}. Images are kept; the list of earlier jobs is not.",
+        description=f"The old one is kept as {moved_to} in HERD_HOME. Images are kept, earlier jobs are not listed.",
         fix="herd-mcp doctor",
     )

@@ -131,8 +131,8 @@ class Herd:
             await self._history.read(day_figures),
             settings=self.settings,
             gallery_bytes=await self._gallery.total_bytes(),
-            disk_free_bytes=shutil.disk_usage(self._gallery.folder).free,
-            damaged_history=str(self._history.moved_aside or ""),
+            disk_free_bytes=shutil.disk_usage(self._gallery.folder.parent).free,
+            damaged_history=self._history.moved_aside.name if self._history.moved_aside else "",
         )
 
     async def image(self, image_id: str) -> bytes:
@@ -179,6 +179,7 @@ class Herd:
         """End the node and wait for the owners of its jobs."""
         await self._node.close()
         await self._owner.wait(CLOSE_S)
+        await self._owner.close()
 
     def _engines_changed(self) -> None:
         self._changes.tell(Change(kind="health"))

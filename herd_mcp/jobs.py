@@ -6,6 +6,7 @@ frozen models. A surface turns its dialect into a request and `JobEvent`s back i
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from enum import StrEnum
@@ -19,6 +20,7 @@ MAX_PICTURE_BYTES = 32 * 1024 * 1024
 MAX_MESSAGES = 10_000
 MAX_STOP_STRINGS = 16
 MAX_TOOLS = 256
+MAX_SCHEMA_DEPTH = 64
 MAX_IMAGE_PX = 8_192
 MAX_STEPS = 200
 MAX_TAGS = 16
@@ -102,14 +104,35 @@ class HerdError(Exception):
         return self.info.sentence
 
 
+PLAIN_WORDS = {
+    "extra_forbidden": "there is no such field",
+    "missing": "is required",
+    "string_pattern_mismatch": "must not be blank",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}
+"""pydantic's types of error whose own words say less to people."""
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """What is wrong, as `field: words`, without the values, which are the caller's."""
+    found = error.errors(include_url=False, include_input=False)
+    places = {problem["loc"] for problem in found}
+    problems = []
+    for problem in found:
+        place = problem["loc"]
+        if problem["type"] == "too_short" and any(other[: len(place)] == place for other in places - {place}):
+            continue  # it is short only because its parts are wrong
+        if len(place) > 1 and place[0] in get_args(Kind):
+            place = place[1:]  # the discriminator of the union, which the caller did not write
+        words = PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        problems.append(": ".join(part for part in (".".join(map(str, place)), words) if part))
+    return problems
+
+
 def invalid_request(error: ValidationError) -> HerdError:
     """The one translation of a failed validation: names each field, never repeats the value."""
-    problems = []
-    for problem in error.errors(include_url=False, include_input=False)[:5]:
-        place = [str(part) for part in problem["loc"]]
-        if len(place) > 1 and place[0] in get_args(Kind):
-            del place[0]  # the discriminator of the union, which the caller did not write
-        problems.append(f"{'.'.join(place)}: {problem['msg']}" if place else problem["msg"])
+    problems = problems_of(error)[:5]
     return HerdError(
         ErrorCode.INVALID_REQUEST,
         "The request is not valid: " + "; ".join(problems) + ".",
@@ -131,6 +154,24 @@ def _clean(text: str) -> str:
     return text
 
 
+def _shallow(schema: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what could not be written as JSON and read again."""
+    layer: list[Any] = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        layer = [
+            part
+            for value in layer
+            if isinstance(value, dict | list)
+            for part in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not layer:
+            break
+    else:
+        raise ValueError(f"is nested deeper than {MAX_SCHEMA_DEPTH}")
+    _clean(json.dumps(schema, ensure_ascii=False))
+    return schema
+
+
 Text = Annotated[str, AfterValidator(_clean)]
 """A string without NUL and lone surrogates."""
 
@@ -145,9 +186,9 @@ Tags = Annotated[tuple[Tag, ...], Field(max_length=MAX_TAGS)]
 class ToolCall(Frozen):
     """One call of a tool, by the model. `arguments` is a JSON object as text, as OpenAI has it."""
 
-    id: str
-    name: str
-    arguments: str
+    id: Text
+    name: Text
+    arguments: Text
 
 
 class Message(Frozen):
@@ -157,8 +198,8 @@ class Message(Frozen):
     content: Text | None = None
     reasoning: Text | None = None
     tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
-    name: str | None = None
+    tool_call_id: Text | None = None
+    name: Text | None = None
 
 
 class Tool(Frozen):
@@ -166,7 +207,7 @@ class Tool(Frozen):
 
     name: Annotated[Text, Field(min_length=1, max_length=128)]
     description: Text = ""
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, Any], AfterValidator(_shallow)] = Field(default_factory=dict)
 
 
 class Sampling(Frozen):
@@ -190,7 +231,7 @@ class ChatRequest(Frozen):
     model: ModelName | None = None
     messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_MESSAGES)]
     tools: Annotated[tuple[Tool, ...], Field(max_length=MAX_TOOLS)] = ()
-    tool_choice: Literal["auto", "none", "required"] | str = "auto"
+    tool_choice: Literal["auto", "none", "required"] | Annotated[Text, Field(max_length=128)] = "auto"
     """`auto`, `none`, `required`, or the name of one tool."""
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     stop: Annotated[

@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from herd_mcp import bridge
-from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.jobs import ErrorCode, HerdError, problems_of
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -161,16 +161,13 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(p) for p in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-        )
+        problems = "; ".join(problems_of(error)).replace("no such field", "no such setting")
     except ValueError as error:  # a file that is not TOML
         problems = str(error)
     raise HerdError(
         ErrorCode.INVALID_REQUEST,
         f"The settings are not valid: {problems}.",
-        f"Correct {home() / 'config.toml'} or the HERD_* variable; `herd-mcp config` lists every setting.",
+        f"Correct {home() / 'config.toml'} or the HERD_* variable; `herd-mcp config --defaults` lists every setting.",
     )
 
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import psutil
@@ -221,8 +222,9 @@ async def test_an_image_that_takes_too_long_is_cancelled_and_says_so(herd_home: 
         assert last.error.code == ErrorCode.TIMEOUT
 
 
+@pytest.mark.slow
 async def test_a_stopped_engine_is_taken_for_hung_and_the_image_is_drawn_by_another(herd_home: Path) -> None:
-    async with open_herd(load_settings(engine_stall_s=6)) as herd:
+    async with open_herd(load_settings(engine_stall_s=20)) as herd:
         job = await herd.submit(LONG.model_copy(update={"width": 64, "height": 64, "steps": 8}), client="test")
         await status(herd, job, "running")
         os.kill(await engine_pid(herd), signal.SIGSTOP)
@@ -268,6 +270,30 @@ async def test_engines_are_gone_when_the_herd_is_closed(herd_home: Path) -> None
         await outcome(herd, await herd.submit(chat(), client="test"))
         pid = await engine_pid(herd, "chat")
     assert not psutil.pid_exists(pid)
+
+
+async def test_an_outcome_that_the_disk_did_not_take_is_written_when_it_does(herd_home: Path) -> None:
+    async with open_herd(load_settings()) as herd:
+        job = await herd.submit(image(), client="test")
+        await status(herd, job, "running")
+        with contextlib.closing(sqlite3.connect(herd_home / "herd.db", isolation_level=None)) as disk:
+            disk.execute("ALTER TABLE jobs RENAME TO away")
+            told = await outcome(herd, job)
+            disk.execute("ALTER TABLE away RENAME TO jobs")
+            assert disk.execute("SELECT status FROM jobs").fetchone() != ("completed",)
+    async with open_herd(load_settings()) as herd:
+        assert isinstance(told, Completed)
+        assert (await herd.job(job.id)).result == told.result
+
+
+async def test_a_job_that_was_cancelled_is_cancelled_also_when_its_engine_had_to_die_for_it(herd: Herd) -> None:
+    job = await herd.submit(LONG, client="test")
+    await status(herd, job, "running")
+    pid = await engine_pid(herd)
+    os.kill(pid, signal.SIGSTOP)
+    cancelling = asyncio.create_task(herd.cancel(job.id))
+    os.kill(pid, signal.SIGKILL)
+    assert (await cancelling).status == "cancelled"
 
 
 async def test_answers_are_not_kept_when_the_owner_wants_none(herd_home: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -23,6 +24,8 @@ from herd_mcp.jobs import (
     new_job_id,
     parse_request,
 )
+
+DEEP: dict[str, Any] = functools.reduce(lambda inner, _: {"properties": inner}, range(300), {})
 
 
 def user(text: Any) -> list[dict[str, Any]]:
@@ -80,6 +83,9 @@ def test_a_bad_image_request_is_refused_with_its_field_and_without_its_value(
         ({"messages": user("x"), "sampling": {"temperature": -1}}, "temperature"),
         ({"messages": user("x"), "sampling": {"top_p": 2}}, "top_p"),
         ({"messages": user("x"), "colour": "red"}, "colour"),
+        ({"messages": user("x"), "tools": [{"name": "t", "parameters": DEEP}]}, "nested"),
+        ({"messages": user("x"), "tools": [{"name": "t", "parameters": {"a": "\ud800"}}]}, "half of a character"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "\ud800"}]}, "half of a character"),
     ],
 )
 def test_a_bad_chat_request_is_refused_with_its_field(fields: dict[str, Any], named: str) -> None:

@@ -21,6 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 def config(
     path: Annotated[bool, typer.Option("--path", help="Print only where config.toml lies.")] = False,
+    defaults: Annotated[bool, typer.Option("--defaults", help="Show what holds when nothing is set.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
 ) -> None:
     """Show every setting with its value and where it comes from.
@@ -33,23 +34,25 @@ def config(
       herd-mcp config
       echo 'idle_unload_s = 60' >> "$(herd-mcp config --path)"
     """
+    from herd_mcp.cli.run_dir import make_private
     from herd_mcp.settings import Settings, home, load_settings
 
     file = home() / "config.toml"
     if path:
+        make_private(file.parent)  # so that the file can be written
         typer.echo(str(file))
         return
-    settings = load_settings()
-    in_file = _names_in(file)
+    settings = None if defaults else load_settings()
+    in_file = set() if defaults else _names_in(file)
     rows = []
     for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
         default = field.get_default(call_default_factory=True)
+        value = default if settings is None else getattr(settings, name)
         rows.append(
             {
                 "name": name,
                 "value": _plain(value),
-                "source": _source(name, field, in_file),
+                "source": "default" if settings is None else _source(name, field, in_file),
                 "default": _plain(default),
                 "description": field.description or "",
             }

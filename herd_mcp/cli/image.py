@@ -46,7 +46,7 @@ def image(
 
     \b
     Example:
-      herd-mcp image "a red fox in fresh snow" --width 512 --height 512 --seed 7
+      herd-mcp image "a red fox in fresh snow" --steps 4 --seed 7
       herd-mcp image "the same, at night" --image fox.png --output night.png
       herd-mcp image -- "-5 degrees and a frozen lake"
     """

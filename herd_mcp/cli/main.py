@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -76,8 +77,12 @@ def run() -> NoReturn:
             _interrupted()
         raise
     except Exception as error:
-        from herd_mcp.jobs import HerdError
+        from herd_mcp.jobs import ErrorCode, HerdError
 
+        if isinstance(error, OSError) and error.filename:
+            where, why = os.fsdecode(error.filename), error.strerror or "cannot be used"
+            hint = "Mend that, or set HERD_HOME to another folder; `herd-mcp doctor` looks at the machine."
+            error = HerdError(ErrorCode.NO_NODE, f"{where}: {why}.", hint)
         if not isinstance(error, HerdError):
             raise
         fail(error.info, as_json=_asked_for_json())

@@ -169,8 +169,14 @@ def start_log(level: str, path: Path | None) -> None:
     handler: logging.Handler = logging.StreamHandler() if path is None else NodeLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("uvicorn.error").addFilter(_not_cut_short)
     for noisy in ("httpx", "httpcore", "mcp", "sse_starlette", "uvicorn.error", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def _not_cut_short(record: logging.LogRecord) -> bool:
+    """uvicorn logs a traceback for every answer that it cuts short at the end; that is our wish, not an error."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 class NodeLog(logging.handlers.RotatingFileHandler):

@@ -159,19 +159,20 @@ class Worker:
             engine = make_engine(load.spec.kind)
             ready = engine.load(load.spec, report)
         except HerdError as error:
-            _end_unloaded(self._outbox, error.info)
+            self._end_unloaded(load, error.info)
         except Exception as error:
             traceback.print_exc()
-            _end_unloaded(
-                self._outbox,
-                ErrorInfo(
-                    code=ErrorCode.INTERNAL,
-                    message=f"The model {load.spec.model} did not load: {_describe(error)}.",
-                    hint="The engine's log has the whole story.",
-                ),
-            )
+            message = f"The model {load.spec.model} did not load: {_describe(error)}."
+            hint = "The engine's log has the whole story."
+            self._end_unloaded(load, ErrorInfo(code=ErrorCode.INTERNAL, message=message, hint=hint))
         self._outbox.send(ready)
         return engine
+
+    def _end_unloaded(self, load: Load, error: ErrorInfo) -> NoReturn:
+        # Libraries put the folder into their words; it is nobody's business who asks from outside.
+        words = error.message.replace(load.spec.path, load.spec.model)
+        self._outbox.send(LoadFailed(error=error.model_copy(update={"message": words})))
+        _end(EXIT_FAILED)
 
     def _serve(self, engine: Engine) -> NoReturn:
         busy = False
@@ -313,11 +314,6 @@ def _end(code: int) -> NoReturn:
     """End at once: no destructors, which could wait for a GPU or a lock."""
     sys.stderr.flush()
     os._exit(code)
-
-
-def _end_unloaded(outbox: Outbox, error: ErrorInfo) -> NoReturn:
-    outbox.send(LoadFailed(error=error))
-    _end(EXIT_FAILED)
 
 
 def main() -> NoReturn:

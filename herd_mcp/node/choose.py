@@ -92,8 +92,8 @@ def _near_families(name: str) -> list[str]:
 
 def _how_to_get(repo: str | None) -> str:
     if repo:
-        return f"Get it with `{download_command(repo)}`; it is found in the Hugging Face cache by itself."
-    return f"`herd-mcp models` lists what is here; `{download_command('REPOSITORY')}` gets another."
+        return f"The owner of this Mac can get it with `{download_command(repo)}`; it is then found by itself."
+    return f"`herd-mcp models` lists what is here; its owner can get others: `{download_command('REPOSITORY')}`."
 
 
 def download_command(repo: str) -> str:

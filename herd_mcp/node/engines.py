@@ -36,13 +36,14 @@ class EngineProcess:
     """A running engine. `on_message` and `on_exit` are called on the event loop; `on_exit` once, last."""
 
     def __init__(
-        self, process: Process, sitter: Process, on_message: Callable[[pipe.Message], None], name: str
+        self, process: Process, sitter: Process, on_message: Callable[[pipe.Message], None], spec: pipe.EngineSpec
     ) -> None:
         self.pid = process.pid
         self._process = process
         self._sitter = sitter
         self._on_message = on_message
-        self._name = name
+        self._name = spec.model
+        self._path = spec.path
         self._last_words: deque[str] = deque(maxlen=LAST_WORDS_LINES)
         self._end_reason = ""
         self._over = False
@@ -70,7 +71,7 @@ class EngineProcess:
             raise
         assert sitter.stdin is not None
         sitter.stdin.write(f"{process.pid}\n".encode())
-        engine = cls(process, sitter, on_message, spec.model)
+        engine = cls(process, sitter, on_message, spec)
         engine.send(pipe.Load(spec=spec))
         return engine
 
@@ -137,7 +138,8 @@ class EngineProcess:
     def _why(self, code: int) -> str:
         if self._end_reason:
             return self._end_reason
-        last = f" ({self._last_words[-1]})" if self._last_words else ""
+        # Nobody who asks from outside shall learn where the model lies.
+        last = f" ({self._last_words[-1].replace(self._path, self._name)})" if self._last_words else ""
         if code < 0:
             with contextlib.suppress(ValueError):
                 return f"it was killed by {signal.Signals(-code).name}{last}"

@@ -32,6 +32,7 @@ class Gallery:
 
     def spool_file(self) -> Path:
         """A name for an engine to write to, on the gallery's own file system."""
+        self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have tidied up
         return self.spool / f"{secrets.token_hex(8)}.png"
 
     async def keep(self, result: ImageResult) -> ImageResult:
@@ -41,7 +42,7 @@ class Gallery:
         except OSError as error:
             raise HerdError(
                 ErrorCode.DISK,
-                f"The image could not be written to {self.folder}: {error.strerror or error}.",
+                f"The image could not be written to HERD_HOME/images: {error.strerror or error}.",
                 "Make room or mend the permissions (`herd-mcp doctor`), then ask again.",
                 retryable=True,
             ) from error

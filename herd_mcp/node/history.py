@@ -40,6 +40,20 @@ MIGRATIONS: tuple[str, ...] = (
     """,
 )
 
+NOT_THE_FILE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""Errors of the disk and the system; with any other it is the database itself that is damaged."""
+
 _UPSERT = """
 INSERT INTO jobs (id, kind, status, client, created_at, finished_at, model, node, job) VALUES (?,?,?,?,?,?,?,?,?)
 ON CONFLICT (id) DO UPDATE SET status=excluded.status, finished_at=excluded.finished_at, model=excluded.model,
@@ -161,8 +175,8 @@ class History:
     def _prepare(self) -> None:
         try:
             self._migrate()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # the disk, not the file
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in NOT_THE_FILE:
                 raise _disk_error(str(error)) from error
             self.moved_aside = _move_aside(self.path)
             log.error("%s cannot be read (%s); moved to %s", self.path, error, self.moved_aside)
@@ -172,8 +186,18 @@ class History:
         connection = self._connect()
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > len(MIGRATIONS):
+                raise HerdError(
+                    ErrorCode.DISK,
+                    f"The job history was written by a newer herd-mcp (version {version} of its layout).",
+                    "Install the newer herd-mcp again, or move herd.db out of HERD_HOME.",
+                )
             for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
                 connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
+            connection.execute("SELECT id, job FROM jobs LIMIT 1").fetchall()
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
         finally:
             connection.close()
         self.path.chmod(0o600)

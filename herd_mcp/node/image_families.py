@@ -184,6 +184,6 @@ def _missing_shards(place: Path) -> list[str]:
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object, empty where there is none that can be read."""
     try:
-        return weights.read_json(path)
+        return weights.read_json(path, weights.MAX_INDEX_BYTES)
     except weights.Broken:
         return {}

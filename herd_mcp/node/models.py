@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -17,6 +18,8 @@ from herd_mcp.node.image_families import ImageFamily, family_of_folder, stored_b
 from herd_mcp.node.weights import Broken
 from herd_mcp.settings import Settings
 from herd_mcp.state import ModelInfo, Source
+
+log = logging.getLogger(__name__)
 
 MAX_FOLDERS = 2_000
 """Folders looked at in one place; more are left out."""
@@ -62,10 +65,18 @@ def hub_cache(settings: Settings) -> Path:
 def _subfolders(place: Path) -> list[Path]:
     try:
         with os.scandir(place) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            names = sorted(entry.name for entry in entries if _is_folder(entry))
     except OSError:
         return []
     return [place / name for name in names[:MAX_FOLDERS]]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder with a name that can be told; also not a link that leads nowhere or in a circle."""
+    try:
+        return entry.name.isprintable() and not entry.name.startswith(".") and entry.is_dir()
+    except OSError:
+        return False
 
 
 def _snapshot(repository: Path) -> Path | None:
@@ -81,12 +92,14 @@ def _snapshot(repository: Path) -> Path | None:
 
 
 def _look(folder: Path, name: str, source: Source) -> Iterator[ModelInfo]:
-    """The model in one folder, if there is one."""
-    family = family_of_folder(folder, name)
-    if family is not None:
-        yield _image_model(folder, name, source, family)
-    elif (folder / "config.json").is_file() and (info := _chat_model(folder, name, source)) is not None:
-        yield info
+    """The model in one folder, if there is one. Whatever is odd about it stays its own affair."""
+    try:
+        if family := family_of_folder(folder, name):
+            yield _image_model(folder, name, source, family)
+        elif os.path.lexists(folder / "config.json") and (info := _chat_model(folder, name, source)) is not None:
+            yield info
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        log.warning("the folder of the model %s makes no sense: %r", name, error)
 
 
 # ── Chat ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,8 +117,7 @@ def _chat_model(folder: Path, name: str, source: Source) -> ModelInfo | None:
         files = weights.weight_files(folder)
         if not files:
             raise Broken("there are no safetensors files; the download did not finish, or it is not an MLX model")
-        size_bytes = sum(file.stat().st_size for file in files)
-        weights.whole_bytes(files)
+        size_bytes = weights.whole_bytes(files)
         if not any(
             (folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
         ):
@@ -115,27 +127,28 @@ def _chat_model(folder: Path, name: str, source: Source) -> ModelInfo | None:
     complete = not problem
     supported = _architecture(config) in chat_architectures()
     if not supported:
-        problem = problem or f"mlx-lm has no architecture {config.get('model_type')!r}"
-    quantization = config.get("quantization") or config.get("quantization_config") or {}
+        problem = problem or f"mlx-lm has no architecture {_told(config.get('model_type'))!r}"
+    quantization = config.get("quantization") or config.get("quantization_config")
+    bits = quantization.get("bits") if isinstance(quantization, dict) else None
     return ModelInfo(
         name=name,
         aliases=_short_names(name),
         kind="chat",
-        family=str(config.get("model_type", "")),
+        family=_told(config.get("model_type", "")),
         source=source,
         path=str(folder),
         bytes=size_bytes,
         complete=complete,
         supported=supported,
         problem=problem,
-        bits=quantization.get("bits") if isinstance(quantization, dict) else None,
+        bits=bits if isinstance(bits, int) else None,
         context_tokens=_context_tokens(config),
     )
 
 
 def _is_text_generator(config: dict[str, Any]) -> bool:
-    architectures = config.get("architectures") or []
-    if not architectures:
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
         return _architecture(config) in chat_architectures()
     return any(str(name).endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in architectures)
 
@@ -189,7 +202,7 @@ def _image_model(folder: Path, name: str, source: Source, family: ImageFamily) -
     try:
         size_bytes = weights.whole_bytes(files)
     except Broken as error:
-        size_bytes = sum(file.stat().st_size for file in files)
+        size_bytes = 0
         problem = problem or str(error)
     complete = not problem
     if not family.text_to_image:
@@ -207,6 +220,11 @@ def _image_model(folder: Path, name: str, source: Source, family: ImageFamily) -
         problem=problem,
         bits=stored_bits(folder, family),
     )
+
+
+def _told(value: Any) -> str:
+    """Somebody's text as one that can be shown and sent."""
+    return str(value).encode("utf-8", "replace").decode()[:100]
 
 
 def _short_names(name: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from herd_mcp.state import ImageStats, RecentImage
 DAY_S = 86_400
 RECENT = 10
 
+_IMAGES = "WHERE json_valid(job) AND kind = 'image'"
 _MS = "CAST(json_extract(job, '$.timings.{}') * 1000 AS REAL)"
 _RUN_MS = _MS.format("run_s")
 
@@ -21,19 +22,19 @@ def image_stats(connection: sqlite3.Connection) -> ImageStats:
     by_status = _counts(connection, "status")
     percentiles = [_percentile(connection, by_status.get("completed", 0), share) for share in (0.5, 0.95)]
     average, queue, load = connection.execute(
-        f"SELECT avg({_RUN_MS}), avg({_MS.format('queue_s')}), avg({_MS.format('load_s')})"  # noqa: S608 (constants)
-        " FROM jobs WHERE kind = 'image' AND status = 'completed'"
+        f"SELECT avg({_RUN_MS}), avg({_MS.format('queue_s')}), avg({_MS.format('load_s')})"
+        f" FROM jobs {_IMAGES} AND status = 'completed'"
     ).fetchone()
     tags = connection.execute(
-        "SELECT tag.value, count(*) FROM jobs, json_each(jobs.job, '$.tags') AS tag WHERE kind = 'image' GROUP BY 1"
+        f"SELECT tag.value, count(*) FROM jobs, json_each(jobs.job, '$.tags') AS tag {_IMAGES} GROUP BY 1"
     ).fetchall()
     days = connection.execute(
-        "SELECT date(created_at, 'unixepoch'), count(*) FROM jobs"
-        " WHERE kind = 'image' AND status = 'completed' AND created_at >= ? GROUP BY 1 ORDER BY 1",
+        "SELECT date(created_at, 'unixepoch'), count(*) FROM jobs "
+        f"{_IMAGES} AND status = 'completed' AND created_at >= ? GROUP BY 1 ORDER BY 1",
         (time.time() - 30 * DAY_S,),
     ).fetchall()
     recent = connection.execute(
-        "SELECT job FROM jobs WHERE kind = 'image' ORDER BY created_at DESC LIMIT ?", (RECENT,)
+        f"SELECT job FROM jobs {_IMAGES} ORDER BY created_at DESC LIMIT ?", (RECENT,)
     ).fetchall()
     return ImageStats(
         total=sum(by_status.values()),
@@ -54,14 +55,13 @@ def image_stats(connection: sqlite3.Connection) -> ImageStats:
 
 
 def _counts(connection: sqlite3.Connection, column: str, condition: str = "1") -> dict[str, int]:
-    statement = f"SELECT {column}, count(*) FROM jobs WHERE kind = 'image' AND {condition} GROUP BY 1"  # noqa: S608
+    statement = f"SELECT {column}, count(*) FROM jobs {_IMAGES} AND {condition} GROUP BY 1"
     return dict(connection.execute(statement).fetchall())
 
 
 def _percentile(connection: sqlite3.Connection, count: int, share: float) -> float | None:
     row = connection.execute(
-        f"SELECT {_RUN_MS} FROM jobs WHERE kind = 'image' AND status = 'completed'"  # noqa: S608 (a constant)
-        f" ORDER BY {_RUN_MS} LIMIT 1 OFFSET ?",
+        f"SELECT {_RUN_MS} FROM jobs {_IMAGES} AND status = 'completed' ORDER BY {_RUN_MS} LIMIT 1 OFFSET ?",
         (min(int(count * share), max(count - 1, 0)),),
     ).fetchone()
     return _rounded(row[0]) if row else None
@@ -90,7 +90,7 @@ def _recent(job: Job) -> RecentImage:
 
 
 class DayFigures(Frozen):
-    """What happened to the jobs accepted in the last 24 hours."""
+    """What happened to the jobs accepted in the last 24 hours. What the asker got wrong is not counted as failed."""
 
     total: int
     failed: int
@@ -107,14 +107,14 @@ def day_figures(connection: sqlite3.Connection) -> DayFigures:
     row: tuple[Any, ...] = connection.execute(
         """
         SELECT count(*),
-               sum(status = 'failed'),
+               sum(status = 'failed' AND json_extract(job, '$.error.code') NOT IN ('invalid_request', 'timeout')),
                sum(max(json_array_length(job, '$.attempts') - 1, 0)),
                sum(coalesce(json_extract(job, '$.timings.load_s'), 0) > 0),
                sum(kind = 'image' AND status = 'completed'),
                sum(status = 'failed' AND json_extract(job, '$.stream') AND json_extract(job, '$.timings.ttft_s') > 0),
                sum(coalesce(json_extract(job, '$.disconnected'), 0)),
                avg(json_extract(job, '$.timings.ttft_s') * 1000)
-        FROM jobs WHERE created_at >= ?
+        FROM jobs WHERE json_valid(job) AND created_at >= ?
         """,
         (time.time() - DAY_S,),
     ).fetchone()

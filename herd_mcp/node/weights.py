@@ -1,46 +1,53 @@
-"""Weight files read without loading them: are they whole, how many bytes, how quantised."""
+"""Weight files read without loading them: are they whole, how many bytes, how quantised.
+
+What lies in a model folder comes from strangers: a pipe, an endless device, a header that is no header or nested
+without end is a broken model and nothing worse.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_HEADER_BYTES = 100 * 1024 * 1024
-MAX_JSON_BYTES = 64 * 1024 * 1024
+MAX_JSON_BYTES = 4 * 1024 * 1024
+MAX_INDEX_BYTES = 64 * 1024 * 1024
 INDEX = ".safetensors.index.json"
 
 
 class Broken(Exception):
-    """A file that cannot be loaded; the message says which and why."""
+    """A file that cannot be loaded; the message says which and why, without its folder."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON object of bounded size. Raises Broken."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise Broken(f"{path.name} is too large to be what it says")
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise Broken(f"{path.name} is missing") from None
-    except (OSError, ValueError) as error:
-        raise Broken(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise Broken(f"{path.name} is not a JSON object")
-    return data
+    with _open(path) as file:
+        text = file.read(max_bytes + 1)
+    if len(text) > max_bytes:
+        raise Broken(f"{_name(path)} is too large to be what it says")
+    return _object(text, path)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of one folder: those its index names, else all. Raises Broken when one is missing."""
     indexes = sorted(folder.glob(f"*{INDEX}"))
-    if indexes:
-        names = {str(name) for index in indexes for name in read_json(index).get("weight_map", {}).values()}
-        for name in sorted(names):
-            if "/" in name or name.startswith(".") or not (folder / name).is_file():
-                raise Broken(f"{name} is missing; the download did not finish")
-        return [folder / name for name in sorted(names)]
-    return sorted(folder.glob("*.safetensors"))
+    if not indexes:
+        files = sorted(folder.glob("*.safetensors"))
+    else:
+        maps = [read_json(index, MAX_INDEX_BYTES).get("weight_map") for index in indexes]
+        if not all(isinstance(shards, dict) for shards in maps):
+            raise Broken(f"{indexes[0].name} names no files")
+        names = {str(name) for shards in maps if isinstance(shards, dict) for name in shards.values()}
+        if any("/" in name or name.startswith(".") for name in names):
+            raise Broken(f"{indexes[0].name} names files outside of its folder")
+        files = [folder / name for name in sorted(names)]
+    for file in files:
+        _check_regular(file)
+    return files
 
 
 def whole_bytes(files: list[Path]) -> int:
@@ -48,46 +55,82 @@ def whole_bytes(files: list[Path]) -> int:
     total = 0
     for file in files:
         # What a link of the Hugging Face cache points to never changes; size and time tell for the rest.
-        status = file.stat()
+        status = _check_regular(file)
         total += _tensor_bytes(file, status.st_size, status.st_mtime_ns)
     return total
+
+
+def metadata(file: Path) -> dict[str, Any]:
+    """The safetensors metadata of one file, empty when it has none or cannot be read."""
+    try:
+        found = _header(file)[1].get("__metadata__", {})
+    except Broken:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @lru_cache(maxsize=4096)
 def _tensor_bytes(file: Path, size_bytes: int, changed_ns: int) -> int:
     del changed_ns  # part of the cache's key only
-    header = _header(file, size_bytes)
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    header_bytes, header = _header(file)
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError):
+        raise Broken(f"{_name(file)} has a header that makes no sense") from None
     data_bytes = max(ends, default=0)
-    if _header_bytes(file) + 8 + data_bytes > size_bytes:
-        raise Broken(f"{file.name} is cut short; the download did not finish")
-    return int(data_bytes)
+    if header_bytes + data_bytes > size_bytes:
+        raise Broken(f"{_name(file)} is cut short; the download did not finish")
+    return data_bytes
 
 
-def _header_bytes(file: Path) -> int:
-    with file.open("rb") as stream:
-        return int.from_bytes(stream.read(8), "little")
+def _header(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data begins, and what the header says of it."""
+    with _open(file) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise Broken(f"{_name(file)} is not a safetensors file")
+        text = stream.read(length)
+    if len(text) < length or not length:
+        raise Broken(f"{_name(file)} is cut short; the download did not finish")
+    return 8 + length, _object(text, file)
 
 
-def _header(file: Path, size_bytes: int) -> dict[str, Any]:
+def _object(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        length = _header_bytes(file)
-        if size_bytes < 8 or length > min(size_bytes - 8, MAX_HEADER_BYTES):
-            raise Broken(f"{file.name} is not a whole safetensors file")
-        with file.open("rb") as stream:
-            stream.seek(8)
-            header = json.loads(stream.read(length))
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise Broken(f"{_name(path)} is not JSON") from None
+    if not isinstance(data, dict):
+        raise Broken(f"{_name(path)} is not a JSON object")
+    return data
+
+
+def _open(path: Path) -> BinaryIO:
+    """A regular file, open for reading. Not blocking: opening a pipe would wait for its other end."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Broken(f"{_name(path)} is missing") from None
     except (OSError, ValueError) as error:
-        raise Broken(f"{file.name} cannot be read: {error}") from error
-    if not isinstance(header, dict):
-        raise Broken(f"{file.name} is not a safetensors file")
-    return header
+        raise Broken(f"{_name(path)} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Broken(f"{_name(path)} is not a file")
+    return os.fdopen(descriptor, "rb")
 
 
-def metadata(file: Path) -> dict[str, str]:
-    """The safetensors metadata of one file, empty when it has none or cannot be read."""
+def _check_regular(path: Path) -> os.stat_result:
     try:
-        found = _header(file, file.stat().st_size).get("__metadata__", {})
-    except (Broken, OSError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        status = path.stat()
+    except FileNotFoundError:
+        raise Broken(f"{_name(path)} is missing; the download did not finish") from None
+    except (OSError, ValueError) as error:
+        raise Broken(f"{_name(path)} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise Broken(f"{_name(path)} is not a file")
+    return status
+
+
+def _name(path: Path) -> str:
+    """The file's name as text that can be told."""
+    return path.name.encode("utf-8", "replace").decode()[:100]

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 ENDED_LOGS = 256
 """Ended jobs whose events can still be read; of older ones only the outcome."""
+REWRITE_S = 2.0
 CANCEL_S = 60.0
 """How long `cancel` waits for the engine to let go: one step of the slowest image."""
 
@@ -65,6 +66,9 @@ class Owner:
         self._chat_keep_s = chat_keep_s
         self._live: dict[str, LiveJob] = {}
         self._over: dict[str, LiveJob] = {}
+        self._unwritten: dict[str, Job] = {}
+        """Outcomes that were told and that the disk has not taken."""
+        self._rewriting: asyncio.Task[None] | None = None
 
     def find(self, job_id: str) -> LiveJob | None:
         """A job that is not over, or one of the last that ended."""
@@ -109,8 +113,9 @@ class Owner:
                 try:
                     await self.accept(taken_up(job), forced=True)
                     continue
-                except HerdError as refused:
-                    error = refused.info
+                except Exception as refused:
+                    log.exception("%s cannot be taken up", job.id)
+                    error = internal(refused)
             await self._history.save(job_over(job, Failed(error=error)))
 
     async def wait(self, timeout_s: float) -> None:
@@ -152,6 +157,8 @@ class Owner:
             if live.cancelled:
                 self._node.cancel(live.job.id)
             outcome = await self._attempt(live)
+            if live.cancelled and isinstance(outcome, Failed) and outcome.error.code != ErrorCode.INTERRUPTED:
+                return Cancelled()  # an engine that had to be ended for it is no failure of the job
             if not isinstance(outcome, Failed) or live.cancelled:
                 return outcome
             live.job = attempt_over(live.job, outcome)
@@ -211,10 +218,7 @@ class Owner:
         if isinstance(outcome, Completed) and job.result is not None:
             outcome = Completed(result=job.result)
         forget = isinstance(job.result, ChatResult) and not self._chat_keep_s
-        try:
-            await self._history.save(job.model_copy(update={"result": None}) if forget else job)
-        except HerdError as error:
-            log.error("the outcome of %s is not on disk: %s", job.id, error)
+        await self._write_down(job.model_copy(update={"result": None}) if forget else job)
         live.job = job
         live.log.append(outcome)
         live.ended.set()
@@ -224,6 +228,38 @@ class Owner:
             del self._over[next(iter(self._over))]
         for change in (Change(kind="job", id=job.id), Change(kind="stats"), Change(kind="health")):
             self._changes.tell(change)
+
+    async def _write_down(self, job: Job) -> None:
+        """Write an outcome. What the disk does not take now is tried again until it does, at the latest when the node
+        ends: an outcome that was told must not be another one after the next start."""
+        try:
+            await self._history.save(job)
+        except HerdError as error:
+            log.error("the outcome of %s is not on disk yet: %s", job.id, error)
+            self._unwritten[job.id] = job
+            if self._rewriting is None or self._rewriting.done():
+                self._rewriting = asyncio.create_task(self._rewrite())
+
+    async def _rewrite(self) -> None:
+        while self._unwritten:
+            await asyncio.sleep(REWRITE_S)
+            await self._try_unwritten()
+
+    async def _try_unwritten(self) -> None:
+        for job_id, job in list(self._unwritten.items()):
+            try:
+                await self._history.save(job)
+            except HerdError:
+                return
+            del self._unwritten[job_id]
+
+    async def close(self) -> None:
+        """The last chance of outcomes that the disk did not take."""
+        if self._rewriting is not None:
+            self._rewriting.cancel()
+        await self._try_unwritten()
+        for job_id in self._unwritten:
+            log.error("the outcome of %s could not be written", job_id)
 
     async def _leave_for_later(self, live: LiveJob) -> None:
         """The node ends in good order: the image goes back to the queue on disk, and the next start draws it."""

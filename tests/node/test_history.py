@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 
-from herd_mcp.jobs import ChatResult, ErrorCode, HerdError, ImageRequest, ImageResult, Job, JobStatus, Timings, Usage
+from herd_mcp.jobs import (
+    ChatResult,
+    ErrorCode,
+    ErrorInfo,
+    HerdError,
+    ImageRequest,
+    ImageResult,
+    Job,
+    JobStatus,
+    Timings,
+    Usage,
+)
 from herd_mcp.node.history import History
 from herd_mcp.node.statistics import day_figures, image_stats
 
@@ -66,6 +79,57 @@ async def test_a_database_that_is_no_database_is_moved_aside_and_kept(tmp_path: 
     assert history.moved_aside is not None
     assert history.moved_aside.read_bytes().startswith(b"this is not")
     await history.save(image_job(1))
+    await history.close()
+
+
+@pytest.mark.parametrize("damage", ["later pages", "no table"])
+async def test_damage_behind_a_sound_beginning_is_found_at_the_start(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "herd.db"
+    history = await History.open(path)
+    await asyncio.gather(*(history.save(image_job(number)) for number in range(200)))
+    await history.close()
+    if damage == "no table":
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("DROP TABLE jobs")
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[:8192] + os.urandom(len(data) - 8192))
+    history = await History.open(path)
+    assert history.moved_aside is not None
+    await history.save(image_job(1))
+    assert len(await history.newest(10)) == 1
+    await history.close()
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "herd.db"
+    await (await History.open(path)).close()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA user_version = 99")
+    with pytest.raises(HerdError) as caught:
+        await History.open(path)
+    assert "newer herd-mcp" in caught.value.info.message
+    assert path.is_file()
+
+
+async def test_one_row_that_cannot_be_read_spoils_no_statistics(tmp_path: Path) -> None:
+    path = tmp_path / "herd.db"
+    history = await History.open(path)
+    await asyncio.gather(*(history.save(image_job(number, tags=("a",))) for number in range(2)))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE jobs SET job = 'no json' WHERE id = 'job-0000'")
+    stats = await history.read(image_stats)
+    assert (stats.completed, stats.by_tag) == (1, {"a": 1})
+    assert (await history.read(day_figures)).total == 1
+    assert len(await history.newest(10)) == 1
+    await history.close()
+
+
+async def test_what_the_asker_got_wrong_is_no_failure_of_the_node(tmp_path: Path) -> None:
+    history = await History.open(tmp_path / "herd.db")
+    for number, code in enumerate((ErrorCode.INVALID_REQUEST, ErrorCode.ENGINE_CRASHED)):
+        await history.save(image_job(number, "failed", error=ErrorInfo(code=code, message="x")))
+    assert (await history.read(day_figures)).failed == 1
     await history.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -110,6 +111,78 @@ def test_an_image_model_is_known_by_its_parts_and_name_and_its_bits(herd_home: P
 
 def test_mlx_lm_is_asked_for_its_architectures_without_being_imported() -> None:
     assert {"qwen3", "llama", "gemma3"} <= chat_architectures()
+
+
+def _odd_folder(folder: Path, oddity: str) -> None:
+    """A folder that looks like a chat model and has one thing about it that no download makes."""
+    chat_folder(folder)
+    weights = folder / "model.safetensors"
+    config = folder / "config.json"
+    if oddity == "link to nowhere":
+        weights.unlink()
+        weights.symlink_to("../gone")
+    elif oddity == "link to itself":
+        weights.unlink()
+        weights.symlink_to("model.safetensors")
+    elif oddity == "pipe as weights":
+        weights.unlink()
+        os.mkfifo(weights)
+    elif oddity == "pipe as config":
+        config.unlink()
+        os.mkfifo(config)
+    elif oddity == "pipe as herd.json":
+        os.mkfifo(folder / "herd.json")
+    elif oddity == "endless herd.json":
+        (folder / "herd.json").symlink_to("/dev/zero")
+    elif oddity == "deep config":
+        config.write_text("[" * 100_000)
+    elif oddity == "huge config":
+        config.write_text('{"x": "' + "y" * 5_000_000 + '"}')
+    elif oddity == "numbers for words":
+        config.write_text('{"model_type": 5, "architectures": 5, "quantization": {"bits": "four"}}')
+    elif oddity == "half a character":
+        config.write_text('{"model_type": "\\ud800", "architectures": ["XForCausalLM"]}')
+    elif oddity == "header without offsets":
+        text = b'{"w": {"dtype": "U8"}}'
+        weights.write_bytes(struct.pack("<Q", len(text)) + text)
+    elif oddity == "shards as a list":
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+    elif oddity == "shard with a long name":
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "a" * 300}}))
+    elif oddity == "shard outside":
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": "../x"}}))
+    else:
+        raise AssertionError(oddity)
+
+
+ODDITIES = [
+    "link to nowhere", "link to itself", "pipe as weights", "pipe as config", "pipe as herd.json", "endless herd.json",
+    "deep config", "huge config", "numbers for words", "half a character", "header without offsets",
+    "shards as a list", "shard with a long name", "shard outside",
+]  # fmt: skip
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("oddity", ODDITIES)
+def test_an_odd_folder_is_its_own_affair_and_tells_no_path(herd_home: Path, oddity: str) -> None:
+    chat_folder(herd_home / "models" / "good")
+    _odd_folder(herd_home / "models" / "odd", oddity)
+    models = found(herd_home)
+    assert models["good"].usable
+    assert models["herd-tiny-chat"].usable
+    if (odd := models.get("odd")) is not None:
+        assert odd.model_dump_json()
+        assert str(herd_home) not in odd.problem
+        assert odd.usable == (oddity in ("pipe as herd.json", "endless herd.json"))
+
+
+def test_links_in_circles_and_names_that_are_no_text_hide_nothing_beside_them(herd_home: Path) -> None:
+    place = herd_home / "models"
+    chat_folder(place / "good")
+    (place / "loop").symlink_to("loop")
+    os.mkdir(os.fsencode(place) + b"/bad\xff")
+    (place / "two\nlines").mkdir()
+    assert set(found(herd_home)) == {"good", "herd-tiny-chat", "herd-tiny-image"}
 
 
 # ── Choosing ──────────────────────────────────────────────────────────────────────────────────────────────────────────

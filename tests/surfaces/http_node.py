@@ -57,10 +57,13 @@ class HttpNode:
         await writer.drain()
         return Connection(reader, writer)
 
-    async def job_tagged(self, tag: str, *statuses: str) -> Job:
-        """The job with this tag, once it is in one of these states (any, if none are named)."""
+    async def job_tagged(self, tag: str, *statuses: str, unless: asyncio.Task[httpx.Response] | None = None) -> Job:
+        """The job with this tag, once it is in one of these states (any, if none are named). Fails with the answer
+        that `unless` got before."""
 
         async def find() -> Job | None:
+            if unless is not None and unless.done():
+                pytest.fail(f"answered already: {unless.result().status_code} {unless.result().text[:500]}")
             tagged = [job for job in await self.herd.jobs() if tag in job.tags]
             return next((job for job in tagged if not statuses or job.status in statuses), None)
 

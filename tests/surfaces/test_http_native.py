@@ -68,7 +68,7 @@ async def test_a_cancelled_job_is_no_success_in_the_other_dialects(node: HttpNod
 
     body = {"max_tokens": 4000, "logit_bias": NEVER_ENDS, "metadata": {"tags": ["taken-away"]}}
     asking = asyncio.create_task(node.chat(**body))
-    job = await node.job_tagged("taken-away", "running", "queued", "loading")
+    job = await node.job_tagged("taken-away", "running", "queued", "loading", unless=asking)
     await native.delete(f"/jobs/{job.id}")
     answer = await asking
     assert (answer.status_code, answer.json()["error"]["code"]) == (499, "cancelled")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 HTTP_PATH = "/mcp"
 SSE_PATH = "/sse"
-SESSION_IDLE_S = 30 * 60
-MAX_SESSIONS = 64
+SESSION_IDLE_S = 10 * 60
+MAX_SESSIONS = 256
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -41,8 +41,8 @@ def mcp_http_app(herd: Herd) -> McpHttp:
     """
     mcp = make_mcp(herd, local=False)
     security = TransportSecuritySettings(
-        allowed_hosts=[f"{name}:*" for name in LOOPBACK],
-        allowed_origins=[f"http://{name}:*" for name in LOOPBACK],
+        allowed_hosts=[host for name in LOOPBACK for host in (name, f"{name}:*")],
+        allowed_origins=[origin for name in LOOPBACK for origin in (f"http://{name}", f"http://{name}:*")],
     )
     http = mcp.streamable_http_app(
         streamable_http_path=HTTP_PATH,

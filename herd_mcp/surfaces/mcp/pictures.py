@@ -70,10 +70,13 @@ def _decoded(told: str) -> bytes | None:
 
 def _read_file(told: str, max_bytes: int) -> bytes:
     """The file's bytes. Only regular files are opened, so a pipe or a device cannot hang the node."""
-    name = unquote(urlsplit(told).path) if told.startswith("file://") else told
-    if "\x00" in name or len(os.fsencode(name)) > 4096:
-        raise _wrong("that is no path", "Pass the full path of a PNG, JPEG or WebP file.")
-    path = Path(name).expanduser()
+    try:
+        name = unquote(urlsplit(told).path) if told.startswith("file://") else told
+        if "\x00" in name or len(os.fsencode(name)) > 4096:
+            raise ValueError
+        path = Path(name).expanduser()
+    except (ValueError, RuntimeError):  # the latter for ~ of an unknown user
+        raise _wrong("that is no path", "Pass the full path of a PNG, JPEG or WebP file.") from None
     if not path.is_absolute():
         raise _wrong(f"{name[:200]!r} is not a full path, and the node does not know your folder", "Begin it with /.")
     try:

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.message import SessionMessage
-from mcp_types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError, jsonrpc_message_adapter
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    jsonrpc_message_adapter,
+)
 from pydantic import ValidationError
 
 from herd_mcp.jobs import ErrorCode, HerdError
@@ -208,9 +216,19 @@ async def _write(writer: asyncio.StreamWriter, from_server: MemoryObjectReceiveS
         async for message in from_server:
             if writer.is_closing():
                 continue
-            writer.write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+            writer.write(_line(message.message))
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
+
+
+def _line(message: JSONRPCMessage) -> bytes:
+    """A message as it goes out. What cannot be written as JSON ends its request and not the session."""
+    try:
+        return message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
+    except ValueError:
+        log.exception("a message could not be written")
+        asked = json.dumps({"id": getattr(message, "id", None)}).encode()
+        return error_line(asked, INTERNAL_ERROR, "The answer could not be written as JSON; the node's log says more.")
 
 
 def error_line(line: bytes, code: int, message: str) -> bytes:

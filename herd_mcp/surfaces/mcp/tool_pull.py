@@ -122,7 +122,7 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
 
 def check_name(model: str) -> None:
     """Raises HerdError(invalid_request) for what is neither a repository nor a short name."""
-    if not NAME.match(model):
+    if not NAME.fullmatch(model):
         raise HerdError(
             ErrorCode.INVALID_REQUEST,
             "model: that is no name of a model.",

@@ -17,6 +17,8 @@ REFUSED: list[tuple[str, str, dict[str, Any], str, str]] = [
     ("unknown image model", IMAGE, {**SMALL, "model": "herd-tiny-imagine"}, "model_not_found", "herd-tiny-image"),
     ("unknown chat model", CHAT, {**TALK, "model": "herd-tiny-chatt"}, "model_not_found", "herd-tiny-chat"),
     ("a chat model for an image", IMAGE, {**SMALL, "model": "herd-tiny-chat"}, "kind_not_supported", "chat"),
+    ("a folder of nobody", IMAGE, {**SMALL, "image": "~nosuchuser/x.png"}, "invalid_request", "path"),
+    ("an address that is none", IMAGE, {**SMALL, "image": "file://["}, "invalid_request", "path"),
     ("empty prompt", IMAGE, {**SMALL, "prompt": ""}, "invalid_request", "prompt"),
     ("blank prompt", IMAGE, {**SMALL, "prompt": " \n"}, "invalid_request", "prompt"),
     ("no prompt", IMAGE, {}, "invalid_request", "prompt"),
