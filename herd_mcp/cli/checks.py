@@ -198,6 +198,7 @@ def node() -> Iterable[Finding]:
 
 def models() -> Iterable[Finding]:
     """Incomplete models, and whether others than the built-in ones are there."""
+    from herd_mcp.node.choose import download_command
     from herd_mcp.node.models import find_models
     from herd_mcp.settings import load_settings
 
@@ -211,7 +212,9 @@ def models() -> Iterable[Finding]:
                 "models",
                 "note",
                 f"{model.name} is not complete: {model.problem}",
-                _download(model.name) if model.source == "huggingface" else f"Copy the missing files to {model.path}.",
+                download_command(model.name)
+                if model.source == "huggingface"
+                else f"Copy the missing files to {model.path}.",
             )
     for kind, example in (("image", "filipstrand/Z-Image-Turbo-mflux-4bit"), ("chat", "mlx-community/Qwen3-4B-4bit")):
         usable = [model for model in known if model.kind == kind and model.complete and not model.builtin]
@@ -221,13 +224,9 @@ def models() -> Iterable[Finding]:
             yield Finding(
                 "models",
                 "note",
-                f"No {kind} model but the small built-in one, which is for trying out.",
-                f"{_download(example)} (a few GB; `herd-mcp models` then lists it)",
+                f"No {kind} model but the small built-in one, which is for trying out. One of a few GB to begin with:",
+                download_command(example),
             )
-
-
-def _download(name: str) -> str:
-    return f"uvx --from huggingface_hub hf download {name}"
 
 
 def built_in() -> Iterable[Finding]:

@@ -169,8 +169,10 @@ class _Demo:
         file = self._out / f"{number}-{prompt.replace(' ', '-')}.png"
         file.write_bytes(data)
         self._report.files.append(str(file))
+        del result["path"]  # it goes with the temporary home
         self._report.images.append({**result, "prompt": prompt, "file": str(file)})
-        size = f"{result['width']}×{result['height']}, {result['steps']} steps"
+        drawn_s = float((result.get("timings") or {}).get("run_s") or 0)
+        size = f"{result['width']}×{result['height']}, {result['steps']} steps in {human_s(drawn_s)}"
         self._done(f"image {number}", IMAGE_MODEL, started, f"{file} ({size})", node=str(result["node"]))
 
     async def _resources(self, client: Client) -> None:

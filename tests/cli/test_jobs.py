@@ -136,7 +136,9 @@ def test_chat_converses_in_a_terminal_until_ctrl_d(running: Program) -> None:
         wait_for(b"forgotten")
         os.write(ours, b"/model herd-tiny-image\n")
         wait_for(b"herd-tiny-image")
+        wait_for("› ".encode())
         os.write(ours, b"hello\n")
+        wait_for(b"serves image")
         wait_for("› ".encode())
         os.write(ours, b"\x04")
         assert chat.wait(20) == 0
