@@ -14,7 +14,7 @@ async def test_a_known_endpoint_that_is_not_there_yet_is_501_with_what_to_use(no
     response = await node.http.post(path.replace("{rest:path}", "any/thing"), json={})
     assert response.status_code == 501
     error = response.json()["error"]
-    text = error if isinstance(error, str) else error["message"]
+    text = error if isinstance(error, str) else f"{error['message']} {error.get('hint', '')}"
     assert "not in this version" in text
     assert INSTEAD[path][1:] in text
 
