@@ -148,6 +148,7 @@ def requirement_names(requirements: list[str]) -> set[str]:
     [
         ("At run time", PROJECT["project"]["dependencies"]),
         ("For development", PROJECT["dependency-groups"]["dev"]),
+        ("For training", PROJECT["dependency-groups"]["training"]),
         ("To build", PROJECT["build-system"]["requires"]),
     ],
 )
