@@ -217,7 +217,8 @@ def velocity(w: Weights, latents: Any, text: Text, sigma: Any, rows: int, column
     time = jax.nn.silu(linear(w, "time_guidance_embed.linear_2", jax.nn.silu(time)))
 
     def modulation(name: str, count: int) -> Sequence[Any]:
-        return jnp.split(linear(w, f"{name}.linear", time)[:, None], count, -1)
+        parts: Sequence[Any] = jnp.split(linear(w, f"{name}.linear", time)[:, None], count, -1)
+        return parts
 
     grid = np.zeros((1, rows * columns, 4), np.float32)
     grid[0, :, 1], grid[0, :, 2] = np.repeat(np.arange(rows), columns), np.tile(np.arange(columns), rows)
