@@ -70,10 +70,12 @@ def add_results(folder: Path, table: str, machine: str) -> None:
     """Put the numbers of an evaluation at the card's end, in place of those there."""
     path = folder / "README.md"
     before = path.read_text(encoding="utf-8").split(RESULTS)[0]
-    text = (
-        f"{RESULTS}\nHeld-out prompts and seeds, drawn by mflux's own `Flux2Klein` in bfloat16 with 512 text tokens on "
-        f"{machine},\njudged by code (`training/image/judge.py`); seconds are medians.\n\n{table}"
+    said = (
+        "Held-out prompts and seeds, drawn by mflux's own `Flux2Klein` in bfloat16 with 512 text tokens and judged by "
+        'code (`training/image/judge.py`); "all" is everything that the prompt asks for, in one picture. Seconds are '
+        f"for one picture, warm, on {machine}."
     )
+    text = f"{RESULTS}\n{textwrap.fill(said, WIDTH, break_on_hyphens=False)}\n\n{table}"
     path.write_text(before + text, encoding="utf-8")
 
 
