@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 QUESTION = "What is a herd?"
 ANSWER_TOKENS = 96
-PROMPTS = ("a red circle on a white field", "a green hill under a blue sky")
+PROMPTS = ("a red circle on a white background", "a yellow star on a blue background")
 CHAT_MODEL, IMAGE_MODEL = "herd-tiny-chat", "herd-tiny-image"
 CALL_S = 120.0
 
