@@ -1,0 +1,1 @@
+"""`herd-tiny-chat`: its data, its training and its judge."""
