@@ -24,7 +24,7 @@ from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QUESTION = "What is a herd?"
+QUESTION = "What is herd-mcp?"
 ANSWER_TOKENS = 96
 PROMPTS = ("a red circle on a white background", "a yellow star on a blue background")
 CHAT_MODEL, IMAGE_MODEL = "herd-tiny-chat", "herd-tiny-image"

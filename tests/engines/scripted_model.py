@@ -78,7 +78,7 @@ class Model(nn.Module):  # type: ignore[misc]
 
 def build(folder: Path, *, opens_think: bool = False, context_tokens: int = 4096) -> Path:
     """Write the model into `folder`. `opens_think` gives it a template that ends inside a reasoning block."""
-    from training.make_random_chat import TEMPLATE, write_tokenizer
+    from tests.engines.byte_tokenizer import TEMPLATE, write_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     tail = "<|im_start|>assistant\n{% if enable_thinking"

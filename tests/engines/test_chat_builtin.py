@@ -1,4 +1,4 @@
-"""The built-in chat model and sampling, in a real engine process."""
+"""The built-in chat model and sampling, in a real engine process. What it answers: test_builtin_chat_meaning.py."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from herd_mcp.jobs import ErrorCode, ImageRequest
 from herd_mcp.pipe import EngineSpec
 from tests.engines.pipe_client import EngineProcess, ask_chat
 
 BUILTIN = Path(__file__).parents[2] / "herd_mcp" / "builtin" / "herd-tiny-chat"
+MARKERS = dict.fromkeys(range(7), -1000.0)
+"""logit_bias that leaves nothing but words to say."""
 
 
 @pytest.fixture(scope="module")
@@ -21,22 +24,23 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
         yield process
 
 
-def test_it_is_small_and_says_that_it_answers_noise() -> None:
-    assert sum(file.stat().st_size for file in BUILTIN.iterdir()) < 1_000_000
-    assert "Random weights. It answers noise." in (BUILTIN / "README.md").read_text()
+def test_it_is_small_and_says_what_it_is() -> None:
+    assert sum(file.stat().st_size for file in BUILTIN.iterdir()) < 7_000_000
+    assert "It knows herd-mcp and nothing else" in (BUILTIN / "README.md").read_text()
 
 
 def test_its_answers_end_by_themselves(engine: EngineProcess) -> None:
-    runs = [engine.start(ask_chat(f"Question {n}", sampling={"seed": n})) for n in range(8)]
+    runs = [engine.start(ask_chat(f"Question {n}", sampling={"seed": n, "temperature": 0.5})) for n in range(8)]
     facts = [engine.answer(run).facts for run in runs]
     assert all(fact.finish_reason == "stop" for fact in facts)
     assert all(1 < fact.completion_tokens < 500 for fact in facts)
-    assert any(engine.answers[run].text for run in runs)
+    assert all(engine.answers[run].text for run in runs)
 
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: EngineProcess) -> None:
     def say(seed: int) -> str:
-        return engine.ask(ask_chat("Tell me", max_tokens=40, sampling={"seed": seed, "temperature": 1.5})).text
+        sampling = {"seed": seed, "temperature": 3, "logit_bias": MARKERS}
+        return engine.ask(ask_chat("Tell me", max_tokens=40, sampling=sampling)).text
 
     assert say(1) == say(1) == say(1)
     assert say(2**64 - 1) == say(2**64 - 1)
@@ -51,12 +55,13 @@ def test_a_seeded_request_computes_its_whole_prompt(engine: EngineProcess) -> No
     assert plain.cached_tokens == plain.prompt_tokens - 1, "it left its own prefix to others"
 
 
-def test_without_a_seed_answers_differ(engine: EngineProcess) -> None:
-    assert len({engine.ask(ask_chat("Tell me", max_tokens=40)).text for _ in range(3)}) > 1
+def test_without_a_seed_answers_differ_where_the_request_wants_that(engine: EngineProcess) -> None:
+    sampling = {"temperature": 3, "logit_bias": MARKERS}
+    assert len({engine.ask(ask_chat("Tell me", max_tokens=40, sampling=sampling)).text for _ in range(3)}) > 1
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-9])
-def test_temperature_zero_is_repeatable(engine: EngineProcess, temperature: float) -> None:
+@pytest.mark.parametrize("temperature", [None, 0.0, 1e-9])
+def test_by_itself_and_at_temperature_zero_it_is_repeatable(engine: EngineProcess, temperature: float | None) -> None:
     request = ask_chat("Tell me", max_tokens=20, sampling={"temperature": temperature})
     engine.ask(request)
     assert engine.ask(request).text == engine.ask(request).text
@@ -78,9 +83,9 @@ def test_every_sampling_setting_is_taken(engine: EngineProcess) -> None:
 
 
 def test_a_logit_bias_decides(engine: EngineProcess) -> None:
-    answer = engine.ask(ask_chat("Tell me", max_tokens=5, sampling={"logit_bias": {36: 1000}}))
-    assert len(set(answer.text)) == 1
-    assert len(answer.text) == 5
+    letter = Tokenizer.from_file(str(BUILTIN / "tokenizer.json")).token_to_id("x")
+    answer = engine.ask(ask_chat("Tell me", max_tokens=5, sampling={"logit_bias": {letter: 1000}}))
+    assert answer.text == "xxxxx"
 
 
 def test_an_image_request_fails_alone(engine: EngineProcess) -> None:

@@ -52,7 +52,7 @@ def fact_question(fact: Fact, rng: random.Random) -> str:
 
 def _plain_question(fact: Fact, rng: random.Random) -> str:
     ways = [(3.0 + len(fact.questions), "Q")] if fact.questions else []
-    ways += [(4.0, "T")] if fact.topics else []
+    ways += [(3.0 + len(fact.topics), "T")] if fact.topics else []
     ways += [(5.0 + len(fact.doings), "V")] if fact.doings else []
     ways += [(6.0, "N")] if fact.kind else []
     weights = [weight for weight, _ in ways]
@@ -159,12 +159,12 @@ def noisy(question: str, rng: random.Random, *, wrap: bool, herd: bool = True) -
     if rng.random() < 0.3 and len(parts) > 1:
         for _ in range(rng.choice((1, 1, 2, 3))):
             parts.insert(rng.randrange(len(parts) + 1), rng.choice(words.FILLERS))
-    if herd and rng.random() < 0.15 and len(parts) > 2:
+    if herd and rng.random() < 0.2 and len(parts) > 2:
         everyday = rng.choice(rng.choice((words.THINGS_OF_LIFE, words.DOINGS_OF_LIFE, words.QUALITIES)))
         parts.insert(rng.randrange(len(parts) + 1), everyday if rng.random() < 0.6 else tool_data.made_up_word(rng))
     if rng.random() < 0.12 and len(parts) > 4:
         del parts[rng.randrange(len(parts))]
-    if rng.random() < 0.12 and len(parts) > 2:
+    if rng.random() < 0.22 and len(parts) > 2:
         parts = _bag(parts, rng)
     if rng.random() < 0.12:
         at = rng.randrange(len(parts))
@@ -250,21 +250,20 @@ def _typo(word: str, rng: random.Random) -> str:
 
 
 def _cased(question: str, rng: random.Random) -> str:
+    """Names as they are written, or not; now and then any word with a capital, or all in capitals."""
     roll = rng.random()
-    if roll < 0.45:
-        question = question[:1].upper() + question[1:]
-        for small, large in ((" i ", " I "), (" mac", " Mac"), (" claude", " Claude"), (" mcp", " MCP"), (" linux",
-        " Linux"),
-                             (" openclaw", " OpenClaw"), (" python", " Python"), (" ollama", " Ollama"), (" http",
-                             " HTTP"),
-                             (" json", " JSON"), (" openai", " OpenAI"), (" gpu", " GPU"), (" ram", " RAM"), (" api",
-                             " API"),
-                             (" tls", " TLS"), (" ctrl-", " Ctrl-"), (" llm", " LLM"), (" mlx ", " MLX "), (" windows",
-                             " Windows")):  # fmt: skip
-            if rng.random() < 0.8:
-                question = f" {question} ".replace(small, large).strip()
-        return question
-    return question.upper() if roll < 0.465 else question
+    if roll < 0.65:
+        parts = question.split(" ")
+        for at, part in enumerate(parts):
+            core = part.strip("?.,!:;()`'")
+            proper = words.PROPER.get(core) or words.PROPER.get(core.removesuffix("s"))
+            if proper and rng.random() < 0.8:
+                parts[at] = part.replace(core.removesuffix("s") if core not in words.PROPER else core, proper, 1)
+            elif rng.random() < 0.04:
+                parts[at] = part.upper() if rng.random() < 0.3 else part[:1].upper() + part[1:]
+        question = " ".join(parts)
+        return question[:1].upper() + question[1:] if rng.random() < 0.75 else question
+    return question.upper() if roll < 0.665 else question
 
 
 # ── Conversations ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -276,7 +275,7 @@ def example(rng: random.Random) -> str:
     tools: list[dict[str, Any]] = []
     if rng.random() < 0.25:
         messages.append({"role": "system", "content": _system(rng)})
-    tasks = [tool_data.task(rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4)))] if rng.random() < 0.45 else []
+    tasks = [tool_data.task(rng) for _ in range(rng.choice((1, 1, 2, 2, 3, 4)))] if rng.random() < 0.45 else []
     tools = [task.tool for task in tasks]
     turns = rng.choices((1, 2, 3), (70, 22, 8))[0]
     for turn in range(turns):

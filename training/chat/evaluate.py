@@ -111,7 +111,7 @@ def _groups(*, dev: bool) -> Iterator[tuple[str, ChatRequest, Any]]:
             continue
         for question in held_out.name_questions(fact):
             yield "by name", request(("user", question)), fact.is_answered_by
-        if fact.id not in SMALL_TALK:
+        if fact.held_out and fact.id not in SMALL_TALK:
             question = fact.held_out[-1]
             hello = (("user", "Hello, good day!"), ("assistant", facts()[0].answer), ("user", question))
             yield "after a greeting", request(*hello), fact.is_answered_by

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 Weights = dict[str, jax.Array]
 
+DROP = 0.1
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -61,21 +63,35 @@ def make_weights(shape: Shape, seed: int) -> Weights:
     return weights
 
 
-def logits(weights: Weights, shape: Shape, tokens: jax.Array, segments: jax.Array) -> jax.Array:
-    """Scores of the next token. `tokens` and `segments` are [rows, length]; a token sees its own segment only."""
+def logits(
+    weights: Weights, shape: Shape, tokens: jax.Array, segments: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
+    """Scores of the next token. `tokens` and `segments` are [rows, length]; a token sees its own segment only.
+
+    With a `key`, in the first half of the training, a share DROP of what each part says is left out at random.
+    """
+    keys = iter([None] * (2 * shape.layers + 1) if key is None else list(jax.random.split(key, 2 * shape.layers + 1)))
     length = tokens.shape[1]
     seen = (segments[:, :, None] == segments[:, None, :]) & jnp.tril(jnp.ones((length, length), bool))
     cos, sin = _rope(shape, length)
     low = {name: weight.astype(jnp.bfloat16) for name, weight in weights.items()}
-    x = low["model.embed_tokens.weight"][tokens]
+    x = _drop(low["model.embed_tokens.weight"][tokens], next(keys))
     for layer in range(shape.layers):
         at = f"model.layers.{layer}."
-        x = x + _attention(low, shape, at, _norm(x, low[f"{at}input_layernorm.weight"], shape.eps), seen, cos, sin)
+        inner = _norm(x, low[f"{at}input_layernorm.weight"], shape.eps)
+        x = x + _drop(_attention(low, shape, at, inner, seen, cos, sin), next(keys))
         inner = _norm(x, low[f"{at}post_attention_layernorm.weight"], shape.eps)
         gate = jax.nn.silu(inner @ low[f"{at}mlp.gate_proj.weight"].T)
-        x = x + (gate * (inner @ low[f"{at}mlp.up_proj.weight"].T)) @ low[f"{at}mlp.down_proj.weight"].T
+        inner = (gate * (inner @ low[f"{at}mlp.up_proj.weight"].T)) @ low[f"{at}mlp.down_proj.weight"].T
+        x = x + _drop(inner, next(keys))
     x = _norm(x, low["model.norm.weight"], shape.eps)
     return (x @ low["model.embed_tokens.weight"].T).astype(jnp.float32)
+
+
+def _drop(x: jax.Array, key: jax.Array | None) -> jax.Array:
+    if key is None:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - DROP, x.shape), x / (1 - DROP), 0).astype(x.dtype)
 
 
 def _attention(
@@ -108,9 +124,11 @@ def _turn(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def loss(weights: Weights, shape: Shape, tokens: jax.Array, segments: jax.Array, counts: jax.Array) -> jax.Array:
+def loss(
+    weights: Weights, shape: Shape, tokens: jax.Array, segments: jax.Array, counts: jax.Array, key: jax.Array | None
+) -> jax.Array:
     """Mean cross-entropy of the tokens that `counts` marks."""
-    scores = logits(weights, shape, tokens[:, :-1], segments[:, :-1])
+    scores = logits(weights, shape, tokens[:, :-1], segments[:, :-1], key)
     targets = tokens[:, 1:]
     chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
     each = jax.nn.logsumexp(scores, axis=-1) - chosen

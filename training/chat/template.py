@@ -16,7 +16,11 @@ WORDS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 TEMPLATE = """\
 {% if tools or messages[0].role == 'system' %}<|im_start|>system
 {% if messages[0].role == 'system' %}{{ messages[0].content + '\n' }}{% endif %}{% if tools %}# Tools
-{% for tool in tools %}{{ tool.function | tojson + '\n' }}{% endfor %}\
+{% for tool in tools %}{{ tool.function.description + '\n' if tool.function.description }}\
+{"name": "{{ tool.function.name }}", "arguments": {{ '{' }}{% for name, property in \
+tool.function.parameters.properties.items() %}"{{ name }}": "{{ property.type if property.type is string else 'any' }}\
+{{ '' if name in (tool.function.parameters.required or [name]) else '?' }}"{{ ', ' if not loop.last }}\
+{% endfor %}{{ '}}\n' }}{% endfor %}\
 {% endif %}<|im_end|>
 {% endif %}{% for message in messages %}{% if message.role == 'system' %}{% if not loop.first %}\
 {{ raise_exception('a system message may only come first') }}{% endif %}{% elif message.role == 'tool' %}\
@@ -43,6 +47,9 @@ TEMPLATE = """\
 {% endif %}{% endif %}"""
 """As Qwen3 does it: `enable_thinking` false closes the thoughts in the prompt. Else the model decides, and it thinks
 only where the question ends in ` /think` (mlx-lm says true where a request says nothing)."""
+
+# A tool is shown as its description and the pattern of its call, `{"name": "get_weather", "arguments": {"city": "string"}}`,
+# with `?` behind what may be left out: so small a model copies a pattern better than it reads a schema.
 
 OPENING = "<|im_start|>assistant\n"
 CLOSED_THOUGHTS = "<think>\n\n</think>\n\n"

@@ -431,7 +431,7 @@ def task(rng: random.Random, *, topics: tuple[str, ...] = TOPICS, styles: tuple[
     if rng.random() < 0.18:
         return _special(rng)
     topic = rng.choice(topics) if rng.random() < 0.4 else any_word(rng)
-    if rng.random() < 0.2:
+    if rng.random() < 0.16:
         topic = "weather"
     elif rng.random() < 0.15:
         topic = f"{topic} {any_word(rng)}"
@@ -442,7 +442,7 @@ def about(rng: random.Random, topic: str, style: str) -> Task:
     """A tool for `topic` whose name has this style."""
     stem = topic.replace(" ", "_")
     name = style.format(stem.capitalize() if rng.random() < 0.05 else stem)
-    if rng.random() < 0.3:  # a word that the question does not have
+    if rng.random() < (0.65 if topic == "weather" else 0.35):  # a word that the question does not have
         name = f"{name}_{any_word(rng)}" if rng.random() < 0.6 else f"{any_word(rng)}_{name}"
     placed = topic in ("weather", "forecast", "temperature") or rng.random() < 0.5
     first = rng.choice(PLACE_WORDS if placed else NAME_WORDS) if rng.random() < 0.7 else any_word(rng)
@@ -497,7 +497,13 @@ def loose(rng: random.Random, asked: Task) -> str:
     topic = rng.choice(asked.topic.split()) if rng.random() < 0.3 else asked.topic
     if rng.random() < 0.2:
         topic = topic[:-1] if topic.endswith("s") else topic + "s"
-    around = [" ".join(rng.choice(words.FILLERS) for _ in range(rng.choice((0, 1, 1, 2)))) for _ in range(3)]
+    around = [
+        " ".join(
+            rng.choice(words.FILLERS) if rng.random() < 0.6 else any_word(rng)
+            for _ in range(rng.choice((0, 1, 1, 2, 3)))
+        )
+        for _ in range(3)
+    ]
     near = f"{rng.choice(('in', 'at', 'for', 'of', 'near', 'from', 'to', 'around', 'over', 'by', 'about'))} {values[0]}"
     opening = rng.choice(OPENINGS)
     alone = len(asked.tool["function"]["parameters"]["properties"]) == 1
@@ -506,7 +512,10 @@ def loose(rng: random.Random, asked: Task) -> str:
         f"{opening} {around[0]} {topic} {around[1]} {near} {around[2]}",
         f"{opening} {topic} {near}", f"{opening} {values[0]}'s {topic}", f"{near} {opening} {topic}",
         f"{values[0]} {around[0]} {topic}", f"{around[0]} {topic} {values[0]} {around[1]}", f"{topic}, {values[0]}",
-        f"I go {near} {trailing}, {opening} {topic}",
+        f"{rng.choice(('I go', 'going', 'I travel', 'travelling', 'I am', 'flying', 'my trip'))} {near} {trailing}, {opening} {topic}",
+        f"{opening} {topic} {rng.choice(('could I', 'can we', 'do they', 'should I', 'will I', 'may one', 'does one'))} "
+        f"{rng.choice(words.DOINGS_OF_LIFE)} {near} {trailing}",
+        f"{rng.choice(('I', 'we', 'they', 'my friends'))} {rng.choice(words.DOINGS_OF_LIFE)} {near}, {opening} {topic} {around[0]}",
         f"{opening} {topic} {around[0]} {near} {trailing}",
     ))  # fmt: skip
     return " ".join(shape.split())

@@ -42,7 +42,7 @@ AVERAGE = 0.998
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m training chat", description="Train herd-tiny-chat.")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--steps", type=int, default=6_500)
     parser.add_argument("--batch", type=int, default=96, help="rows of --length tokens per step")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument(
@@ -80,6 +80,7 @@ def fit(shape: Shape, rows: Rows, steps: int, batch: int, rate: float, seed: int
     weights = make_weights(shape, seed)
     moments = ({n: jnp.zeros_like(w) for n, w in weights.items()}, {n: jnp.zeros_like(w) for n, w in weights.items()})
     average = {name: jnp.copy(weight) for name, weight in weights.items()}
+    key = jax.random.key(seed + 1)
     order = np.random.default_rng(seed)
     shuffled = order.permutation(len(rows.tokens))
     at, began = 0, time.monotonic()
@@ -92,7 +93,8 @@ def fit(shape: Shape, rows: Rows, steps: int, batch: int, rate: float, seed: int
         now = rate * min(1.0, step / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / steps)))
         weights, moments, average, value = _step(
             weights, moments, average, shape, tokens, jnp.asarray(rows.segments[chosen]),
-            jnp.asarray(rows.counts[chosen]), jnp.float32(step), jnp.float32(now),
+            jnp.asarray(rows.counts[chosen]), jax.random.fold_in(key, step) if step <= steps // 2 else None,
+            jnp.float32(step), jnp.float32(now),
         )  # fmt: skip
         if step % 100 == 0 or step == 10:
             print(f"step {step}: loss {float(value):.4f}, {time.monotonic() - began:.0f} s", flush=True)
@@ -108,10 +110,11 @@ def _step(
     tokens: jax.Array,
     segments: jax.Array,
     counts: jax.Array,
+    key: jax.Array | None,
     step: jax.Array,
     rate: jax.Array,
 ) -> tuple[Weights, tuple[Weights, Weights], Weights, jax.Array]:
-    value, slopes = jax.value_and_grad(loss)(weights, shape, tokens, segments, counts)
+    value, slopes = jax.value_and_grad(loss)(weights, shape, tokens, segments, counts, key)
     weights, moments = adamw(weights, slopes, moments, step, rate, DECAY)
     share = jnp.minimum(AVERAGE, step / (step + 10))
     average = {name: share * average[name] + (1 - share) * weight for name, weight in weights.items()}

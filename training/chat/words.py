@@ -1243,7 +1243,7 @@ QUALITIES = [
 ]
 
 LIFE_FRAMES = (
-    "{x}", "{q} {x}", "the {x} of a {x}", "{x} and {x}", "a {x} for my {x}", "the {q} {x}", "{d} a {x}",
+    "{x}", "the {x}", "{q} {x}", "the {x} of a {x}", "{x} and {x}", "a {x} for my {x}", "the {q} {x}", "{d} a {x}",
     "{d} the {q} {x}", "{d} {x} with {x}",
     "a {q} {x} and a {x}", "the best {x}", "my {x}", "{d} my {x}", "{x} in {place}", "{w}", "the {w} of {place}",
     "{w} and {x}",
@@ -1252,6 +1252,11 @@ LIFE_FRAMES = (
 )  # fmt: skip
 
 LIFE_QUESTIONS = (
+    "can you {d} a {q} {x}", "can you recommend a {q} {x}", "recommend me a {x} about {x}",
+    "what did {w} mean by {q} {x}",
+    "what did {person} mean by {x}", "how can i {d} faster", "how do i {d} better", "my {x} hurts when i {d}",
+    "write a {x} for my {x}", "write a {q} {x} for {w}", "my {x} {d}s all day", "who {d}ed {w}", "who wrote {w} {w}",
+    "who wrote the {q} {x}", "what makes {x}s {q}", "i want to {d} more", "a {x} to {d}",
     "how {q} is {x}", "how {q} are {x}s", "why are {x}s {q}", "why is the {x} {q}", "who {d}ed the {x}",
     "when did {person} {d} the {x}", "where do {x}s live",
     "do {x}s {d}", "can a {x} {d}", "is a {x} {q}", "are {x}s {q}", "should i {d} my {x}", "what do {x}s eat",
@@ -1271,3 +1276,23 @@ LIFE_QUESTIONS = (
     "what are {x}s made of", "how old is the {x}", "what is a {q} {x}", "help me {d} the {x}", "plan a {x} in {place}",
     "tell me a {q} {x}",
 )  # fmt: skip
+
+PROPER = {
+    word.lower(): word
+    for word in (
+        "I Mac Macs MacBook Claude MCP Linux OpenClaw Python Ollama HTTP JSON OpenAI GPU RAM API TLS LLM MLX Windows "
+        "Apple Intel "
+        "Bonjour SSE URL REST FLUX Llama Gemma Mistral Qwen DeepSeek GGUF Ubuntu Debian Fedora Silicon Desktop Code "
+        "Documents "
+        "Downloads Anthropic Hugging Face README EPERM MIT M1 M2 M3 M4 PDF PNG JPEG WebP HF_HOME MLX_MODEL_DIR "
+        "HERD_HOME "
+        "Ctrl-C Ctrl-D macOS LAN Metal SKILL.md X-Fleet-Node X-Fleet-Model X-Herd-Job X-Generation-Time ENOENT Cursor "
+        "Zed "
+        "Germany France Italy Japan Brazil Canada Spain India China Egypt Mexico Kenya Norway Poland Greece Turkey "
+        "Peru Chile "
+        "Einstein Albert Napoleon Mozart Shakespeare Cleopatra Newton Picasso Caesar Beethoven Darwin Lincoln Gandhi "
+        "Galileo "
+        "JavaScript Java Rust Docker Excel Photoshop Chrome Firefox Slack Zoom Spotify Minecraft SQL HTML CSS Paris London Rome"
+    ).split()
+}
+"""How names are written."""
