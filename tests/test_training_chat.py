@@ -9,8 +9,10 @@ import typer
 from herd_mcp.cli.main import app
 from herd_mcp.jobs import ErrorCode
 from herd_mcp.settings import Settings
-from training.chat import corpus, held_out
+from training.chat import corpus
+from training.chat.dev import DEV
 from training.chat.facts import COMMANDS_TO_COME, OUTSIDE, facts, is_outside
+from training.chat.held_out import HELD_OUT
 
 FACTS = facts()
 
@@ -61,7 +63,7 @@ def test_every_fact_can_be_asked_for_and_has_questions_for_development() -> None
 
 def test_no_held_out_question_is_in_the_training_data() -> None:
     withheld = {corpus.plain(question) for fact in FACTS for question in (*fact.dev, *fact.held_out)}
-    withheld |= {corpus.plain(question) for question in held_out.OUTSIDE}
+    withheld |= {corpus.plain(question) for question in (*DEV.outside, *HELD_OUT.outside)}
     asked = re.findall(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", "".join(corpus.texts(1, 5_000)), re.DOTALL)
     assert len(asked) > 5_000
     assert withheld.isdisjoint(map(corpus.plain, asked))

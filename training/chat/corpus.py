@@ -1,8 +1,8 @@
 """The training data: conversations made by code from the facts, deterministic by seed.
 
-A question is a phrasing of a fact put into a frame, some of its words exchanged, dropped,
-    misspelt or surrounded by others, so
-that what decides is the words that carry the meaning and not their order. The held-out phrasings are never read here.
+A question is a phrasing of a fact put into a frame, some of its words exchanged, dropped, misspelt or surrounded by
+others, so that what decides is the words that carry the meaning and not their order. The held-out phrasings are never
+trained on.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import random
 import re
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from training.chat import held_out, tool_data, words
+from training.chat import tool_data, words
+from training.chat.dev import DEV
 from training.chat.facts import OUTSIDE, SMALL_TALK, Fact, expand, facts
+from training.chat.held_out import HELD_OUT
 from training.chat.template import CLOSED_THOUGHTS, OPENING, conversation
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+EVERYDAY = Path(__file__).with_name("outside.txt")
+"""Everyday questions, one pattern of `facts.expand` per line; a good part uses words that herd-mcp uses too."""
+
 THOUGHT_FACT = "This is about herd-mcp."
 THOUGHT_OUTSIDE = "This is not about herd-mcp, so I say so."
 THOUGHT_TOOL = "The tool {} fits."
@@ -36,10 +42,13 @@ def plain(question: str) -> str:
 @cache
 def _withheld() -> frozenset[str]:
     """Questions that must not be trained on, even where the templates happen to make them."""
-    questions = [
-        question for fact in facts() for question in (*fact.dev, *fact.held_out, *held_out.name_questions(fact))
-    ]
-    return frozenset(map(plain, (*questions, *held_out.OUTSIDE, *held_out.UNFIT)))
+    questions: list[str] = []
+    for cases in (DEV, HELD_OUT):
+        questions += [*cases.outside, *cases.unfit]
+        questions += [question.format(v=place) for *_, question in cases.tools for place in cases.places]
+        questions += [question for fact in facts() for question in cases.name_questions(fact)]
+    questions += [question for fact in facts() for question in (*fact.dev, *fact.held_out)]
+    return frozenset(map(plain, questions))
 
 
 def fact_question(fact: Fact, rng: random.Random) -> str:
@@ -117,8 +126,17 @@ def outside_question(rng: random.Random) -> str:
             return question
 
 
+@cache
+def _everyday() -> tuple[str, ...]:
+    return tuple(line for line in EVERYDAY.read_text("utf-8").splitlines() if line)
+
+
 def _outside_question(rng: random.Random) -> str:
-    if rng.random() < 0.55:
+    roll = rng.random()
+    if roll < 0.5:
+        question = expand(rng.choice(_everyday()), rng)
+        return _as_typed(question, rng) if rng.random() < 0.5 else noisy(question, rng, wrap=True, herd=False)
+    if roll < 0.75:
         return noisy(_life_question(rng), rng, wrap=True, herd=False)
     pattern = rng.choice(words.OUTSIDE_PATTERNS)
     values: dict[str, Callable[[], str]] = {
@@ -188,6 +206,17 @@ def noisy(question: str, rng: random.Random, *, wrap: bool, herd: bool = True) -
             else f"{rng.choice(words.NEUTRAL)} {question}"
         )
     return question
+
+
+def _as_typed(question: str, rng: random.Random) -> str:
+    if rng.random() < 0.15:
+        parts = question.split(" ")
+        at = rng.randrange(len(parts))
+        parts[at] = _typo(parts[at], rng)
+        question = " ".join(parts)
+    if rng.random() < 0.6:
+        question = question[:1].upper() + question[1:]
+    return question if question[-1:] in "?!." else question + rng.choice(("?", "", "", ".", "!"))
 
 
 def _bag(parts: list[str], rng: random.Random) -> list[str]:
@@ -275,15 +304,15 @@ def example(rng: random.Random) -> str:
     tools: list[dict[str, Any]] = []
     if rng.random() < 0.25:
         messages.append({"role": "system", "content": _system(rng)})
-    tasks = [tool_data.task(rng) for _ in range(rng.choice((1, 1, 2, 2, 3, 4)))] if rng.random() < 0.45 else []
+    tasks = tool_data.tasks(rng, rng.choice((1, 1, 2, 2, 3, 4))) if rng.random() < 0.45 else []
     tools = [task.tool for task in tasks]
     turns = rng.choices((1, 2, 3), (70, 22, 8))[0]
     for turn in range(turns):
         last = turn == turns - 1
         roll = rng.random()
-        if tasks and roll < 0.7:
+        if tasks and roll < 0.62:
             messages += _tool_turn(rng, tasks, last)
-        elif roll < 0.78 or (turns > 1 and turn == 0 and roll < 0.6):
+        elif roll < 0.7 or (turns > 1 and turn == 0 and roll < 0.6):
             messages += _fact_turn(rng, tasks, first=turn == 0 and not last)
         else:
             question = _unfit(lambda: outside_question(rng), tasks)
@@ -327,14 +356,8 @@ def _fact_turn(rng: random.Random, tasks: list[tool_data.Task], *, first: bool) 
 
 def _tool_turn(rng: random.Random, tasks: list[tool_data.Task], last: bool) -> Messages:
     asked = rng.choice(tasks)
-    question = asked.question
-    if rng.random() < 0.3:
-        question = tool_data.loose(rng, asked)
-    if rng.random() < 0.5:
-        question = _cased_but(question, rng)
-    if rng.random() < 0.2:
-        question = f"{rng.choice(words.BEFORE[:30])} {question}"
-    question += rng.choices(("?", "", ".", " please", " please?", "!", " thanks"), (45, 35, 6, 6, 4, 2, 2))[0]
+    while plain(question := _tool_question(asked, rng)) in _withheld():
+        asked = rng.choice(tasks)
     call: dict[str, Any] = {"role": "assistant", "content": "", "thought": THOUGHT_TOOL.format(asked.name)}
     call["tool_calls"] = [{"type": "function", "function": asked.call}]
     if last and rng.random() < 0.45:
@@ -342,6 +365,15 @@ def _tool_turn(rng: random.Random, tasks: list[tool_data.Task], last: bool) -> M
     given, told = tool_data.result(rng, asked)
     answer = {"role": "assistant", "content": tool_data.told(asked, told), "thought": ""}
     return [_user(question), call, {"role": "tool", "content": given}, answer]
+
+
+def _tool_question(asked: tool_data.Task, rng: random.Random) -> str:
+    question = tool_data.loose(rng, asked) if rng.random() < 0.3 else asked.question
+    if rng.random() < 0.5:
+        question = _cased_but(question, rng)
+    if rng.random() < 0.2:
+        question = f"{rng.choice(words.BEFORE[:30])} {question}"
+    return question + rng.choices(("?", "", ".", " please", " please?", "!", " thanks"), (45, 35, 6, 6, 4, 2, 2))[0]
 
 
 def _cased_but(question: str, rng: random.Random) -> str:

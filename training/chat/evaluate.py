@@ -17,8 +17,10 @@ from typing import Any
 from herd_mcp.engines.chat import ChatEngine
 from herd_mcp.jobs import ChatRequest, ToolCall
 from herd_mcp.pipe import ChatFacts, Done, EngineSpec, RunDelta, RunFailed, Start, Step
-from training.chat import held_out
+from training.chat.cases import Cases, schema
+from training.chat.dev import DEV
 from training.chat.facts import SMALL_TALK, facts, is_outside
+from training.chat.held_out import HELD_OUT
 
 FOLDER = Path(__file__).parents[2] / "herd_mcp" / "builtin" / "herd-tiny-chat"
 SEED = 7
@@ -102,67 +104,62 @@ def request(*messages: tuple[str, str], tools: list[dict[str, Any]] | None = Non
     return ChatRequest.model_validate({"messages": turns, "tools": tools or [], "max_tokens": 160})
 
 
-def _groups(*, dev: bool) -> Iterator[tuple[str, ChatRequest, Any]]:
+def _groups(cases: Cases, *, dev: bool) -> Iterator[tuple[str, ChatRequest, Any]]:
     """Group, request, and a function that judges the answer."""
     for fact in facts():
-        for question in fact.dev if dev else fact.held_out:
+        questions = fact.dev if dev else fact.held_out
+        for question in questions:
             yield "in scope", request(("user", question)), fact.is_answered_by
-        if dev:
-            continue
-        for question in held_out.name_questions(fact):
+        for question in cases.name_questions(fact):
             yield "by name", request(("user", question)), fact.is_answered_by
-        if fact.held_out and fact.id not in SMALL_TALK:
-            question = fact.held_out[-1]
+        if questions and fact.id not in SMALL_TALK:
+            question = questions[-1]
             hello = (("user", "Hello, good day!"), ("assistant", facts()[0].answer), ("user", question))
             yield "after a greeting", request(*hello), fact.is_answered_by
-            system = held_out.SYSTEMS[len(fact.id) % 2]
+            system = cases.systems[len(fact.id) % len(cases.systems)]
             yield "with a system prompt", request(("system", system), ("user", question)), fact.is_answered_by
-    for question in held_out.OUTSIDE:
+    for question in cases.outside:
         yield "outside", request(("user", question)), is_outside
-    for question in held_out.OUTSIDE[::3]:
-        yield "outside, with a system prompt", request(("system", held_out.SYSTEMS[0]), ("user", question)), is_outside
+    for question in cases.outside[::3]:
+        yield "outside, with a system prompt", request(("system", cases.systems[0]), ("user", question)), is_outside
 
 
 def evaluate(talker: Talker, *, dev: bool = False) -> dict[str, Score]:
     """Every group's score."""
+    cases = DEV if dev else HELD_OUT
     scores: dict[str, Score] = {}
-    cases = list(_groups(dev=dev))
-    for (group, asked, right), answer in zip(cases, talker.ask(case[1] for case in cases), strict=True):
+    asks = list(_groups(cases, dev=dev))
+    for (group, asked, right), answer in zip(asks, talker.ask(ask[1] for ask in asks), strict=True):
         what = f"{asked.messages[-1].content!r} → {answer.text or answer.calls or answer.error!r}"
         scores.setdefault(group, Score()).count(not answer.calls and right(answer.text), what)
-    _judge_calls(talker, scores)
+    _judge_calls(talker, cases, scores)
     return scores
 
 
-def _judge_calls(talker: Talker, scores: dict[str, Score]) -> None:
-    cases = held_out.tool_cases(SEED, 160)
+def _judge_calls(talker: Talker, lists: Cases, scores: dict[str, Score]) -> None:
+    cases = lists.tool_cases(SEED, 160)
     answers = talker.ask(request(("user", question), tools=tools) for tools, question, _, _ in cases)
     calls = scores["tool call"] = Score()
-    results = scores["after a tool's result"] = Score()
-    follow = []
-    for (tools, question, name, arguments), answer in zip(cases, answers, strict=True):
+    for (_, question, name, arguments), answer in zip(cases, answers, strict=True):
         made = [(call.name, json.loads(call.arguments)) for call in answer.calls]
         calls.count(made == [(name, arguments)] and not answer.text, f"{question!r} → {made or answer.text!r}")
-        follow.append((tools, question, name, arguments))
-    given = ("21 °C and hazy", '{"value": "17 °C", "sky": "drizzle"}', "Closed until Thursday.")
     asked = []
-    for index, (tools, question, name, arguments) in enumerate(follow[::4]):
+    for index, (tools, question, name, arguments) in enumerate(cases[::4]):
         call = {"id": "call_1", "name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
         turns = [
             {"role": "user", "content": question},
             {"role": "assistant", "tool_calls": [call]},
-            {"role": "tool", "content": given[index % 3], "tool_call_id": "call_1"},
+            {"role": "tool", "content": lists.results[index % len(lists.results)][0], "tool_call_id": "call_1"},
         ]
         asked.append(ChatRequest.model_validate({"messages": turns, "tools": tools, "max_tokens": 160}))
-    keys = (("21 °C and hazy",), ("17 °C", "drizzle"), ("Closed until Thursday",))
+    results = scores["after a tool's result"] = Score()
     for index, answer in enumerate(talker.ask(asked)):
-        right = not answer.calls and all(key in answer.text for key in keys[index % 3])
-        results.count(right, f"{given[index % 3]!r} → {answer.text!r}")
+        given, keys = lists.results[index % len(lists.results)]
+        results.count(not answer.calls and all(key in answer.text for key in keys), f"{given!r} → {answer.text!r}")
     unfit = scores["tools that do not fit"] = Score()
-    tools = [held_out.schema(*tool[:3]) for tool in held_out.TOOLS[::5]]
-    for question, answer in zip(
-        held_out.UNFIT, talker.ask(request(("user", asked), tools=tools) for asked in held_out.UNFIT), strict=True
-    ):
+    tools = [schema(*tool[:3]) for tool in lists.tools[::5]]
+    answers = talker.ask(request(("user", question), tools=tools) for question in lists.unfit)
+    for question, answer in zip(lists.unfit, answers, strict=True):
         unfit.count(not answer.calls and bool(answer.text), f"{question!r} → {answer.calls or answer.text!r}")
 
 

@@ -1,128 +1,116 @@
-"""What the model is judged by and never trained on: questions about other things, tools and their questions, and frames
-for the names of commands, errors,
-    settings and tools. The rephrasings of the facts are the `D:` and `H:` lines of `facts.txt`.
-"""
+"""The lists for the report: judged once the training is done, never trained on, and not looked at while
+the data is worked on."""
 
 from __future__ import annotations
 
-import random
-from typing import Any
+from training.chat.cases import Cases
 
-from training.chat.facts import Fact
-
-NAME_FRAMES = {
-    "command": ("I saw herd-mcp {} in the help. What's its purpose?",
-    "Could you say in brief what herd-mcp {} is about?"),
-    "tool": ("Claude shows me a tool called {}, what is that?", "In which situation is the MCP tool {} called?"),
-    "resource": ("A client offers me {}, what would that be?", "What would reading {} give me?"),
-    "setting": ("In my config.toml there is {}, what's that about?", "Please say what changing {} would do"),
-    "error": ("Oh no, a tool call ended in {}. What now?", "Which problem is behind {}?"),
-}  # fmt: skip
-
-
-def name_questions(fact: Fact) -> list[str]:
-    """Two questions by name, for facts that have one."""
-    return [frame.format(fact.name) for frame in NAME_FRAMES.get(fact.kind, ())]
-
-
-OUTSIDE = (
-    "What's Australia's capital city?", "Who painted the Mona Lisa?", "In what year did the Titanic sink?",
-    "Could you help me bake banana bread?", "Solve 3x - 7 = 20 for x", "What is 17 * 23?",
-    "How many grams are in an ounce?",
-    "Write me a short poem on autumn leaves", "Give me a Python function that checks for palindromes",
-    "Why does my JavaScript promise never resolve?", "Tell me a knock-knock joke", "Who is your favourite philosopher?",
-    "What should I name my puppy?", "Is it going to rain this weekend?", "How high is Kilimanjaro?",
-    "Which team won the Champions League in 2012?", "What are the symptoms of the flu?", "My knee hurts when I run",
-    "Please translate 'good luck' into Portuguese", "How does one say butterfly in Finnish?",
-    "What did Nietzsche mean by eternal return?",
-    "Summarise the plot of Hamlet", "Which phone should I buy this year?", "How do I remove a red wine stain?",
-    "How long should I boil an egg?", "What's the boiling point of ethanol?",
-    "Explain general relativity to a ten year old",
-    "How do vaccines work?", "Can you recommend a good thriller novel?", "Do fish sleep?", "Why are flamingos pink?",
-    "What came first, the chicken or the egg?", "Are aliens real?", "How do I tie a tie?", "How can I lose five kilos?",
-    "What is the fastest animal on land?", "What's the currency of Denmark?", "Give me three synonyms of beautiful",
-    "What is the derivative of x squared?", "Convert 72 fahrenheit to celsius", "What's your opinion on politics?",
-    "Write a haiku about the sea", "How do I centre a div in CSS?", "What does the SQL keyword HAVING do?",
-    "Explain what a monad is", "How do I exit vim?", "How can I uninstall Microsoft Teams?",
-    "My printer prints blank pages",
-    "Is Kubernetes worth learning?", "Reset my Netflix password", "Who wrote Don Quixote?",
-    "When did the Berlin Wall fall?",
-    "How many moons does Jupiter have?", "What are black holes made of?", "What's the tallest building in the world?",
-    "I feel lonely tonight", "Should I break up with my boyfriend?", "What's a good gift for my mother?",
-    "Plan a three day trip to Iceland", "Which wine goes with salmon?", "Is coffee bad for you?",
-    "How many calories has a banana?",
-    "Draft a letter to my landlord about mould", "What is a mortgage?", "How does compound interest work?",
-    "Who is the prime minister of the United Kingdom?", "Name five rivers in Africa",
-    "What language is spoken in Brazil?",
-    "Sing me a lullaby", "Let's play twenty questions", "Do you believe in ghosts?", "What is consciousness?",
-    "How old is the universe?", "What year is it?", "Tell me today's headlines", "What's 15 percent of 80?",
-    "asdf qwer zxcv", "blorp", "lorem ipsum dolor sit amet", "42", "How do magnets work?", "Why do cats purr?",
-    "What's the difference between a crocodile and an alligator?", "How is cheese made?", "Who discovered penicillin?",
-    "What is the plural of octopus?", "Is 91 prime?", "What's the longest river in Europe?",
-    "How do I grow tomatoes on my balcony?",
-    "What's the best way to learn Japanese?", "Write a birthday message for my brother", "Count backwards from ten",
-    "Which planet is closest to the sun?", "What is blockchain?", "How can I fall asleep faster?",
-    "Who was Genghis Khan?",
-    "What's the recipe for guacamole?", "How many bones are in the human body?", "What is the Fibonacci sequence?",
-    "Roast me",
+HELD_OUT = Cases(
+    name_frames={
+        "command": ("What happens when I run herd-mcp {}?", "when would I use the herd-mcp {} command"),
+        "tool": ("What can I do with the {} tool?", "Explain what {} does when it is called over MCP."),
+        "resource": ("What do I find at {}?", "Which information does the resource {} return?"),
+        "setting": ("What does {} in config.toml control?", "I see {} in my config file, what is it for?"),
+        "error": ("My job ended with {}, what does that mean?", "why do I get the error {}"),
+    },
+    outside=(
+        "What is the longest river in South America?", "how long do I boil an egg so the yolk stays runny",
+        "If a train leaves at 14:10 and arrives at 17:55, how long is the trip?", "Write a short poem about fog.",
+        "translate 'where is the station' into Italian", "I had a fight with my sister and I feel awful.",
+        "How do I get red wine out of a white carpet?", "my lower back hurts after sitting all day, any advice",
+        "Help me write an email asking my boss for Friday off.",
+        "Is it cheaper to fly to Lisbon in May or in October?",
+        "How do I freeze the top row in Excel?", "asdkjh qwe lkjasd", "Who painted The Night Watch?",
+        "what's 18% of 245", "Write a Python function that reverses a linked list.",
+        "Why is the sky blue?", "How many moons does Jupiter have?", "give me a joke about penguins",
+        "Which year did the Berlin Wall come down?", "What goes well with roasted aubergine?",
+        "I can't fall asleep. I've been lying awake for hours.", "How often should I water a cactus?",
+        "difference between a crocodile and an alligator", "What does 'carpe diem' mean?",
+        "Suggest a birthday present for a nine-year-old who likes dinosaurs.",
+        "how do i unclog a sink without chemicals",
+        "Who won the World Cup in 1998?", "Can dogs eat grapes?", "What's the derivative of x squared times sine x?",
+        "Tell me a bedtime story about a lonely lighthouse.", "how to tie a bow tie",
+        "What is the capital of Mongolia?", "My tomato plants have yellow leaves. What am I doing wrong?",
+        "explain inflation to me like I'm ten", "How many calories are in a banana?",
+        "What's the plural of octopus?", "how do I delete a page in Word", "Write a haiku on autumn leaves",
+        "Is it rude to tip in Japan?", "What should I ask at the end of a job interview?",
+        "convert 5 miles to kilometres", "How does a microwave heat food?", "I feel so lonely lately",
+        "Which is heavier, a litre of oil or a litre of water?", "who wrote Pride and Prejudice",
+        "How do I center a div in CSS?", "What can I cook with chickpeas, spinach and rice?",
+        "hmm hm hmmmm hm", "What is the square root of 1764?", "Do I need a visa for a week in Vietnam?",
+        "My car makes a squeaking noise when I brake.", "how do you say thank you in Korean",
+        "What are the symptoms of low iron?", "Please rewrite this politely: send me the report now.",
+        "How do vaccines work?", "best stretches before running", "When was the printing press invented?",
+        "Name five animals that sleep through the winter.", "How do I merge two branches in git?",
+        "what's a good name for a grey kitten", "Which planets have rings?", "Why do onions make you cry?",
+        "Should I rent or buy a flat? I'm 29 and have some savings.", "recipe for pancakes without eggs",
+        "How many players are on a volleyball team?", "What is the chemical symbol for tungsten?",
+        "I'm nervous about my presentation tomorrow.", "Write a SQL query that counts orders per customer.",
+        "what does a notary do", "How can I make my handwriting neater?", "Why do cats purr?",
+        "Give me three ideas for a rainy Sunday with kids.", "how tall is Mount Kilimanjaro",
+        "Solve 3x + 7 = 31", "Can I put aluminium foil in the oven?", "What's the best way to learn the guitar?",
+        "How do I blur the background in Zoom?", "who was the first woman in space",
+        "Translate this into German: the cat is sleeping on the warm roof.",
+        "pls fix my grammar: he don't likes apples",
+        "What are some polite ways to turn down an invitation?", "How long does it take for a broken toe to heal?",
+        "bread didn't rise, why", "Which countries border Switzerland?", "What is photosynthesis?",
+        "zzzzz bla foo 12345 ???", "Make up a riddle about a candle.", "How do I remove mould from bathroom tiles?",
+        "My coworker keeps taking credit for my work. What should I say to her?",
+        "is a tomato a fruit or a vegetable",
+        "What should I pack for four days of hiking?", "How do I undo in Photoshop several times in a row?",
+        "Explain the rules of chess in a few sentences.", "what is the past participle of swim",
+        "How many seconds are there in a week?", "Why does my knee click when I go up stairs?",
+        "write a limerick about a baker from Leeds", "What's the difference between a llama and an alpaca?",
+        "how do I get better at saying no", "Which instruments are in a string quartet?",
+    ),
+    places=(
+        "Reykjavík", "São Luís", "Buenos Aires", "Kyoto", "Ljubljana", "New Orleans", "Málaga",
+        "Santiago de Compostela", "Tromsø", "Kuala Lumpur", "Ouagadougou", "Saint-Étienne", "Salt Lake City",
+        "Zürich", "Nairobi", "Rio de Janeiro", "Győr", "Stow on the Wold", "Plzeň", "Hobart", "Ho Chi Minh City",
+        "Thunder Bay", "Cárdenas", "Samarkand", "Port of Spain", "Aberystwyth", "Chiang Mai", "Walla Walla",
+        "Gdańsk", "Lisbon",
+    ),
+    tools=(
+        ("current_weather", "Look up the weather right now in a town or city", "location",
+         "How's the weather in {v} right now?"),
+        ("forecast_lookup", "Return the forecast for the next three days", "place",
+         "What's the forecast for {v} this week?"),
+        ("read_temperature", "Tell how warm or cold it is at a location, in degrees Celsius", "city_name",
+         "How hot is it in {v}?"),
+        ("meteo_rain", "Say whether rain is expected today in a given town", "town",
+         "Is it going to rain in {v} today?"),
+        ("weekend_outlook", "Find out if the coming weekend will be sunny or wet", "area",
+         "Will it be sunny in {v} this weekend?"),
+        ("wind_report", "Get wind conditions, with speed and direction, for a location", "where",
+         "How windy is it in {v} at the moment?"),
+        ("climate_summary", "Describe the typical seasons and yearly rainfall of a region", "region",
+         "What is the climate like in {v}?"),
+        ("snow_check", "Check the weather service for snow in a city", "city", "Is it snowing in {v}?"),
+        ("get_local_time", "Get the current local time in a city", "city", "What time is it in {v}?"),
+        ("get_population", "Get the number of people who live in a city", "city", "How many people live in {v}?"),
+        ("find_restaurants", "List well-rated restaurants in a place", "location",
+         "Can you find me a good restaurant in {v}?"),
+        ("search_hotels", "Search for available hotels in a destination", "destination",
+         "I need a hotel in {v}. What's available?"),
+        ("get_air_quality", "Get the current air quality index for a city", "city",
+         "How is the air quality in {v} today?"),
+        ("get_sunset", "Get the time of today's sunset at a place", "place", "When does the sun set in {v} tonight?"),
+        ("list_events", "List concerts, festivals and other events in a town", "town",
+         "Are there any concerts in {v} this weekend?"),
+        ("get_traffic", "Get live road traffic and delays for an area", "area",
+         "How bad is the traffic in {v} right now?"),
+    ),
+    unfit=(
+        "How do I install herd-mcp?", "What is herd-mcp?", "How can I stop the herd-mcp node on my Mac?",
+        "where does herd-mcp keep its config file", "Can herd-mcp use several Macs at once?",
+        "Good morning!", "Thanks a lot, that helped.", "What is 36 times 12?", "Write a poem about an old bicycle.",
+        "How do I sharpen a kitchen knife?", "translate 'good night' into Spanish", "Who composed The Magic Flute?",
+        "My shoes smell. What can I do about it?", "How do I sort a list in Python?", "why do we yawn",
+    ),
+    systems=("You are a friendly assistant. Keep your answers short.", "Answer in plain English, without jargon."),
+    results=(
+        ("14 °C with light rain", ("14 °C with light rain",)),
+        ('{"temperature": "26 °C", "sky": "clear"}', ("26 °C", "clear")),
+        ('{"condition": "snow showers", "wind": "30 km/h"}', ("snow showers", "30 km/h")),
+    ),
 )  # fmt: skip
-
-CITIES = ("Zürich", "Reykjavík", "Tallinn", "Ljubljana", "Marrakesh", "Adelaide", "Kraków", "Leipzig", "Bristol",
-    "Sapporo", "Nagpur",
-          "Cusco", "Ottawa", "Portland", "Ghent", "Utrecht", "Valencia", "Thessaloniki", "Bergen", "Tampere",
-          "San Sebastián",
-          "New Orleans", "Salt Lake City", "Novi Sad", "La Paz", "Saint-Denis", "Überlingen", "Chur", "Bern",
-          "Poznań")  # fmt: skip
-
-TOOLS = (
-    # name, description, parameter, question with {v}
-    ("get_weather", "Get the current weather for a city", "city", "What's the weather in {v}?"),
-    ("get_weather", "Current weather", "location", "Could you check how the weather is over in {v}?"),
-    ("weather_report", "Reports the weather.", "city", "I'd like the weather report for {v}"),
-    ("weather_station", "Weather data of a town", "town", "Weather please, {v}"),
-    ("fetch_weather_data", "", "place", "what sort of weather does {v} have today"),
-    ("current_weather", "Returns the present weather.", "city_name", "Going to {v} soon, what's the weather like?"),
-    ("forecast_for", "Weather forecast", "location", "What's the forecast for {v}?"),
-    ("get_local_time", "The local time in a city", "city", "What time is it in {v} now?"),
-    ("local_temperature", "Temperature of a place", "place", "Tell me {v}'s temperature"),
-    ("sunset_times", "When the sun sets", "city", "When is the sunset in {v}?"),
-    ("fetch_museum_list", "Museums of a city", "city", "Which museum could I visit in {v}?"),
-    ("find_pharmacy", "Finds a pharmacy", "town", "Where's a pharmacy in {v}?"),
-    ("bus_schedule", "Bus schedules", "station", "I need the bus schedule at {v}"),
-    ("train_departures", "Departures of trains", "station", "Show train departures from {v}"),
-    ("crime_rate", "Crime statistics", "region", "How's the crime rate in {v}?"),
-    ("rent_index", "Average rent", "city", "What's the average rent in {v}?"),
-)  # fmt: skip
-
-UNFIT = (
-    "So what is herd-mcp really?", "Tell me how herd-mcp gets installed", "Hello, you there!",
-    "Thank you, that was nice",
-    "Oh no, a tool call ended in busy. What now?", "On which port is the node?", "How is the node stopped again?",
-    "Who wrote Don Quixote?", "Tell me a knock-knock joke", "Why are flamingos pink?", "What is the plural of octopus?",
-    "How do I get one more Mac invited?", "Roast me", "How do vaccines work?", "What does HERD_HOME hold?",
-)  # fmt: skip
-"""Questions that no tool of TOOLS fits."""
-
-SYSTEMS = ("You are an assistant that helps around the house. Be friendly.", "Reply politely, in plain words.")
-
-
-def schema(name: str, description: str, parameter: str) -> dict[str, Any]:
-    properties = {parameter: {"type": "string"}}
-    parameters = {"type": "object", "properties": properties, "required": [parameter]}
-    return {"name": name, "description": description, "parameters": parameters}
-
-
-def tool_cases(seed: int, number: int) -> list[tuple[list[dict[str, Any]], str, str, dict[str, str]]]:
-    """Tools (one to three), a question that fits one of them, and the name and arguments of the right call."""
-    rng = random.Random(seed)
-    cases = []
-    for index in range(number):
-        name, description, parameter, question = TOOLS[index % len(TOOLS)]
-        city = CITIES[(index * 7 + index // len(TOOLS)) % len(CITIES)]
-        stem = set(name.split("_"))
-        others = [tool for tool in TOOLS if not stem & set(tool[0].split("_")) and "weather" not in tool[1].lower()]
-        shown = [schema(name, description, parameter)]
-        shown += [schema(*other[:3]) for other in rng.sample(others, rng.choice((0, 0, 1, 2)))]
-        rng.shuffle(shown)
-        cases.append((shown, question.format(v=city), name, {parameter: city}))
-    return cases

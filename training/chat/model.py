@@ -19,9 +19,9 @@ class Shape:
     """What `config.json` says."""
 
     vocab_size: int
-    hidden: int = 192
+    hidden: int = 256
     layers: int = 4
-    inner: int = 384
+    inner: int = 512
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64

@@ -48,8 +48,8 @@ tool.function.parameters.properties.items() %}"{{ name }}": "{{ property.type if
 """As Qwen3 does it: `enable_thinking` false closes the thoughts in the prompt. Else the model decides, and it thinks
 only where the question ends in ` /think` (mlx-lm says true where a request says nothing)."""
 
-# A tool is shown as its description and the pattern of its call, `{"name": "get_weather", "arguments": {"city": "string"}}`,
-# with `?` behind what may be left out: so small a model copies a pattern better than it reads a schema.
+# A tool is shown as its description and the pattern of its call, `{"name": "get_weather", "arguments": {"city":
+# "string"}}`, with `?` behind what may be left out: so small a model copies a pattern better than it reads a schema.
 
 OPENING = "<|im_start|>assistant\n"
 CLOSED_THOUGHTS = "<think>\n\n</think>\n\n"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from training.chat import words
-from training.chat.facts import facts
+from training.chat.facts import expand, facts
+from training.chat.tool_topics import KINDS, PLACE, RELATED, Topic
+from training.chat.tool_topics import TOPICS as TABLE
 
 TOPICS = (
     "weather", "forecast", "temperature", "humidity", "time", "sunrise", "population", "distance", "news", "traffic",
@@ -44,13 +47,63 @@ CITIES = (
     "Delhi", "Mumbai",
     "Karachi", "Tehran", "Dubai", "Sydney", "Melbourne", "Perth", "Auckland", "New York", "Boston", "Chicago",
     "Denver", "Seattle",
-    "San Francisco", "Los Angeles", "Houston", "Dallas", "Miami", "Toronto", "Montréal", "Vancouver", "Lima", "Bogotá",
+    "San Francisco", "Los Angeles", "Houston", "Dallas", "Miami", "Toronto", "Montréal", "Vancouver", "Lima",
+    "Bogotá",
     "Quito",
     "Santiago", "Buenos Aires", "São Paulo", "Rio de Janeiro", "Havana", "Málaga", "Göteborg", "Århus", "Düsseldorf",
     "Nürnberg",
 )  # fmt: skip
 
-FIRST_NAMES_OF_PLACES = ("New", "San", "Bad", "Port", "St.", "Lake", "North", "El", "Fort")
+FIRST_NAMES_OF_PLACES = (
+    "New", "San", "Bad", "Port", "St.", "Lake", "North", "El", "Fort", "Saint", "Sankt", "Santa", "Santo", "São",
+    "La",
+    "Las", "Los", "Le", "Les", "Al", "Mount", "Monte", "Cape", "East", "West", "South", "Upper", "Great", "Little",
+    "Old",
+    "Kota", "Nova", "Novo", "Nueva", "Nuevo", "Puerto", "Porto", "Villa", "Ciudad", "Grand", "Nizhny", "Veliki",
+    "Stara",
+    "Nowy", "Velké", "Castel", "Ben", "Glen", "Ho", "Phnom", "Addis", "Tel", "Abu", "Den", "Ober", "Groß", "Neu",
+    "Alt",
+)  # fmt: skip
+LAST_NAMES_OF_PLACES = ("City", "Beach", "Falls", "Springs", "Heights", "Bay", "Hills", "Park", "Island", "Village",
+    "Harbour", "Creek", "Valley", "Rock", "Junction", "Town", "Grande", "Nuevo", "Alta", "Stadt",
+    "Airport")  # fmt: skip
+PARTS_OF_PLACES = (
+    "Santiago", "Palma", "Villa", "Castro", "Jerez", "Alcalá", "Arcos", "Vila", "Ponte", "Viana", "Cabo", "Juan",
+    "Pedro",
+    "Miguel", "José", "Jorge", "Luis", "Rosa", "Cruz", "Clara", "Lucia", "Frontera", "Mar", "Sierra", "Río", "Monte",
+    "Campo", "Torre", "Puente", "Reggio", "Bagno", "Castello", "Borgo", "Rocca", "Serra", "Neustadt", "Weiden",
+    "Kirchheim",
+    "Rothenburg", "Frankfurt", "Mühldorf", "Linden", "Rhein", "Main", "Inn", "Donau", "Neckar", "Elbe", "See",
+    "Pölten",
+    "Gallen", "Veit", "Georgen", "Martin", "Pierre", "Germain", "Étienne", "Rémy", "Nazaire", "Jean", "Marie",
+    "Claire",
+    "Loire", "Seine", "Rhône", "Mer", "Châlons", "Boulogne", "Aix", "Provence", "Bains", "Newcastle", "Burton",
+    "Kingston",
+    "Stoke", "Henley", "Ashby", "Trent", "Tyne", "Thames", "Avon", "Hull", "Moor", "Isle", "Bridge", "Fields",
+    "Wells",
+    "Andrews", "Albans", "John", "Paul", "Petersburg", "Marino", "Salvador", "Diego", "Antonio", "Paz", "Plata",
+    "Lobos",
+)  # fmt: skip
+PLACE_SHAPES = (
+    "{a} de {b}", "{a} de {b}", "{a} de {b}", "{a} de la {b}", "{a} de las {b}", "{a} de los {b}", "{a} del {b}",
+    "{a} del {b}", "{a} da {b}", "{a} do {b}", "{a} dos {b}", "{a} di {b}", "{a} d'{b}", "{a} dell'{b}",
+    "{a} della {b}",
+    "{a} am {b}", "{a} am {b}", "{a} an der {b}", "{a} ob der {b}", "{a} im {b}", "{a} bei {b}", "{a} vor der {b}",
+    "{a} aan de {b}", "{a} aan Zee", "{a} op {b}", "{a} pod {b}", "{a} nad {b}", "{a} upon {b}", "{a}-upon-{b}",
+    "{a} on {b}", "{a}-on-{b}", "{a}-on-the-{b}", "{a} by the {b}", "{a} under {b}", "{a}-under-{b}", "{a} of {b}",
+    "{a} of the {b}", "{a}-in-{b}", "{a}-le-{b}", "{a}-la-{b}", "{a}-les-{b}", "{a}-sur-{b}", "{a}-sur-{b}",
+    "{a} sur {b}", "{a}-sous-{b}", "{a}-en-{b}", "{a}-aux-{b}", "{a}-et-{b}", "{a} y {b}", "{a} e {b}", "{a} and {b}",
+    "Saint-{a}", "Sainte-{a}", "Saint-{a}-de-{b}", "Saint-{a}-sur-{b}", "Saint-{a}-des-{b}", "Saint {a} de {b}",
+    "Sankt {a}", "Sankt {a} am {b}", "Sankt {a} im {b}", "St {a}", "St. {a}", "St. {a} an der {b}", "Bad {a}",
+    "Bad {a} am {b}", "San {a}", "San {a} de {b}", "San {a} de los {b}", "San {a} del {b}", "Santa {a}",
+    "Santa {a} de la {b}", "Santa {a} do {b}", "Santo {a} de {b}", "São {a} do {b}", "São {a}", "El {a}",
+    "El {a} de {b}",
+    "La {a}", "La {a} de {b}", "Las {a} de {b}", "Los {a}", "Le {a}-{b}", "L'{a}", "L'{a}-sur-{b}", "O'{a}", "'s-{a}",
+    "{a}'s {b}", "{a}'{b}", "Al-{a}", "{a} al-{b}", "{a} el {b}", "{a}-{b}", "{a} {b}", "{a} {b}", "{a} {b} {c}",
+    "{a} {b} de {c}", "{a} de {b} y {c}", "{a} de {b} {c}", "{a}-{b}-{c}", "{a} {b} am {c}", "Villa {a} del {b}",
+    "Puerto {a} de la {b}", "Cape {a} and {b}", "Isle of {a}", "Lake of the {a}", "{a} i {b}", "{a} og {b}",
+    "{a} und {b}",
+)  # fmt: skip
 PLACE_WORDS = (
     "city",
     "location",
@@ -81,10 +134,18 @@ WHENS = (
     "in May",
 )
 UNIT_WORDS = ("unit", "units", "scale", "format")
+EXTRAS = ("unit", "units", "limit", "language", "radius", "date", "day", "max_results", "lang", "format",
+    "page", "details",
+    "locale", "sort", "time", "filter", "verbose", "category", "timeout", "source")  # fmt: skip
+MONEY = ("EUR", "USD", "euros", "dollars", "yen", "pounds", "GBP", "francs", "CHF", "rupees", "pesos", "kronor", "JPY")
+MEASURES = ("miles", "kilometres", "pounds", "kilos", "inches", "centimetres", "feet", "metres", "litres", "gallons",
+    "ounces", "grams", "cups", "degrees celsius", "fahrenheit", "acres", "km", "cm", "kg", "hours",
+    "seconds")  # fmt: skip
 UNITS = ("celsius", "fahrenheit", "kelvin", "metric", "imperial")
 
 NAME_STYLES = (
-    "get_{}", "get_{}", "{}_lookup", "fetch_{}", "lookup_{}", "{}", "get_current_{}", "find_{}", "{}_tool", "query_{}",
+    "get_{}", "get_{}", "{}_lookup", "fetch_{}", "lookup_{}", "{}", "get_current_{}", "find_{}", "{}_tool",
+    "query_{}",
     "show_{}",
     "{}_info", "check_{}", "read_{}", "{}-get", "search_{}", "{}_api", "my_{}", "get_{}_for", "{}_by_name", "load_{}",
     "{}Service",
@@ -112,7 +173,8 @@ PLACE_FRAMES = (
 )  # fmt: skip
 
 NAME_FRAMES = (
-    "what is the {t} of {v}", "{t} of {v}", "tell me the {t} of {v}", "show me the {t} for {v}", "find the {t} of {v}",
+    "what is the {t} of {v}", "{t} of {v}", "tell me the {t} of {v}", "show me the {t} for {v}",
+    "find the {t} of {v}",
     "look up the {t} of {v}", "give me the {t} for {v}", "i need the {t} of {v}", "check the {t} for {v}",
     "{t} for {v}",
     "do you know the {t} of {v}", "could you find the {t} for {v}", "{v}: {t}?", "get {t} {v}",
@@ -125,7 +187,7 @@ WEATHER_FRAMES = (
     "is it raining in {v}", "how warm is it in {v}", "do i need an umbrella in {v}", "will it rain in {v}",
     "is it cold in {v}",
     "how is the sky over {v}", "does the sun shine in {v}", "how hot is it in {v}", "will it snow in {v}",
-    "is it windy in {v}",
+    "is it very windy in {v}",
     "should i take a coat to {v}",
 )  # fmt: skip
 
@@ -153,6 +215,44 @@ SPECIAL = (
 )  # fmt: skip
 
 SPECIAL_NAMES = frozenset(name for names, *_ in SPECIAL for name in names)
+
+ASIDE_WHENS = (
+    "today", "tomorrow", "tonight", "this [morning|afternoon|evening|weekend|week|month|summer]",
+    "next [week|month|year]",
+    "on [Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday]",
+    "for [tonight|tomorrow|today|the weekend|next week]",
+    "at [noon|night|midnight|the weekend|5 pm|lunchtime]", "in the [morning|evening|afternoon]",
+    "in [May|June|autumn|winter]",
+    "later today", "over the weekend", "tomorrow [morning|evening|night]", "the day after tomorrow", "for three days",
+    "in [two hours|an hour|three days]", "[on Friday|tomorrow] [morning|evening]", "during the holidays",
+    "on my birthday",
+    "[for|on] [New Year|Easter|Christmas]", "all day", "early in the morning", "until [Sunday|Friday]",
+)  # fmt: skip
+ASIDES = (
+    "at the moment", "right now", "just now", "now", "currently", "these days", "at this hour", "nowadays",
+    "as we speak",
+    "with my [kids|family|wife|husband|dog|friends|parents|two children|boss|mother]",
+    "for [two|four] [people|adults|persons]",
+    "for my [trip|holiday|meeting|mother|work|boss|homework|friends|thesis|visit|kids]",
+    "on [foot|my bike|my way home]",
+    "before [i leave|breakfast|we start|the match]",
+    "[if possible|if you can|if that is alright|as soon as possible]",
+    "[please|thanks|thank you|please and thanks|quickly please]", "because i am [going|travelling|driving] there",
+    "while i am there", "[i wonder|any idea|do you know|can you check|be quick|it is urgent|just asking]", "by car",
+    "for once",
+    "in my lunch break", "with a [baby|tent|small budget|friend|group]", "without a car", "in short",
+    "for the two of us",
+)  # fmt: skip
+LEADS = (
+    "[quick question|tell me|listen|one thing|a question|my question],",
+    "my [wife|boss|son|friend|mother] [asks|wants to know]:",
+    "[i am|we are] planning [a trip|the weekend|a holiday]:", "[we leave|i leave|we start] soon,", "i am in a hurry,",
+    "[please check|do you know|can you tell me|could you look up|any idea|please say|i wonder|find out]:",
+    "[i'd like to know|i want to know|please tell me]:",
+    "[hey|hi|hello|ok|so|well|good morning|excuse me],", "[could|can|would] you help me?",
+    "[with the kids|for work],",
+    "[i have a day off|i am on holiday|we are a group of four|i need this for work].",
+)  # fmt: skip
 
 TRAILING = ("now", "right now", "soon", "at the moment", "then", "these days", "there", "again", "for me", "please",
     "today", "tomorrow",
@@ -247,7 +347,8 @@ SKIES = (
 )
 RESULT_KEYS = ("temperature", "sky", "value", "result", "status", "unit", "name", "total", "price", "time", "note",
     "level", "date",
-               "count", "humidity", "wind", "condition", "answer", "state", "text", "summary", "location")  # fmt: skip
+               "count", "humidity", "wind", "condition", "answer", "state", "text", "summary",
+               "location")  # fmt: skip
 
 _CONSONANTS = [
     "b",
@@ -306,6 +407,10 @@ class Task:
     question: str
     call: dict[str, Any]
     topic: str
+    table: Topic | None = None
+    """The entry of the table that it was made from."""
+    shown: tuple[str, ...] = ()
+    """The values of the entry's slots as the question says them."""
 
     @property
     def name(self) -> str:
@@ -314,6 +419,10 @@ class Task:
     def may_fit(self, question: str) -> bool:
         """Whether some other question might be one for this tool too; such pairs are left out of the data."""
         asked = question.lower()
+        if self.table:
+            marks = _marks()[self.table.label]
+            known = any(word in marks or word.removesuffix("s") in marks for word in re.findall(r"[a-z]+", asked))
+            return known or bool(_skeleton(self.table.label).match(asked))
         stems = [stem for stem in self.topic.replace("_", " ").split() if len(stem) > 2]
         if self.topic in ("weather", "forecast", "temperature"):
             stems += WEATHER_STEMS
@@ -326,6 +435,52 @@ class Task:
         if "translat" in self.topic:
             stems += ["translat", "say", "mean"]
         return any(stem in asked for stem in stems)
+
+    def rivals(self, other: Task) -> bool:
+        """Whether the two tools are so near that one question might be for both."""
+        if self.name == other.name or self.topic == other.topic:
+            return True
+        if any(self.topic in group and other.topic in group for group in RELATED):
+            return True
+        if not self.table or not other.table:
+            return self.may_fit(other.question) or other.may_fit(self.question)
+        return False
+
+
+@cache
+def _marks() -> dict[str, frozenset[str]]:
+    """The words by which a topic of the table is asked for and few others are."""
+    used: dict[str, set[str]] = {}
+    for topic in TABLE:
+        text = " ".join((topic.names.replace("_", " "), topic.label, *topic.asks)).lower()
+        used[topic.label] = {
+            word.removesuffix("s") for word in re.findall(r"[a-z]{3,}", re.sub(r"\{.}", " ", text))
+        } - words.DROPPABLE
+    counts = Counter(word for found in used.values() for word in found)
+    near = {
+        topic.label: {label for group in RELATED if topic.label in group for label in group if label in used}
+        | {topic.label}
+        for topic in TABLE
+    }
+    return {
+        label: frozenset(
+            word
+            for word in found
+            if counts[word] <= 3 or (counts[word] <= 6 and sum(word in used[other] for other in near[label]) > 1)
+        )
+        for label, found in used.items()
+    }
+
+
+@cache
+def _skeleton(label: str) -> re.Pattern[str]:
+    """What questions for this topic of the table look like, whatever the values."""
+    topic = next(topic for topic in TABLE if topic.label == label)
+    whole = "|".join(topic.asks)
+    whole = re.sub(r"[?.+*()]", lambda sign: f"\\{sign[0]}", whole).replace("[", "(?:").replace("]", ")")
+    for letter, (kind, _) in zip("abc", topic.slots, strict=False):
+        whole = whole.replace(f"{{{letter}}}", r"\d[\d .+*/-]*" if kind in ("sum", "number") else ".+")
+    return re.compile(whole)
 
 
 ACCENTED = "äöüßàáâãåæçèéêëìíîïñòóôõøùúûýăąćčďđęěğıłńňőřśşšťůűžÄÖÜÅÆÇÉÈÎÓØÚŁŚŞŠŽĐ"
@@ -364,19 +519,26 @@ def made_up_word(rng: random.Random) -> str:
 
 
 def place(rng: random.Random) -> str:
-    if rng.random() < 0.25:
-        return rng.choice(CITIES)
-    name = any_word(rng).capitalize()
     roll = rng.random()
-    if roll < 0.12:
-        return f"{rng.choice((*FIRST_NAMES_OF_PLACES, any_word(rng).capitalize()))} {name}"
-    if roll < 0.18:
-        return f"{name}-{made_up_word(rng).capitalize()}"
-    if roll < 0.24:
-        return f"{name} {any_word(rng).capitalize()}"
-    if roll < 0.27:
-        return f"{name} {any_word(rng).capitalize()} {any_word(rng).capitalize()}"
-    return name if roll < 0.95 else name.lower()
+    if roll < 0.2:
+        return rng.choice(CITIES)
+    if roll < 0.58:
+        name = _part_of_place(rng)
+    elif roll < 0.68:
+        name = f"{rng.choice(FIRST_NAMES_OF_PLACES)} {_part_of_place(rng)}"
+    elif roll < 0.72:
+        name = f"{_part_of_place(rng)} {rng.choice(LAST_NAMES_OF_PLACES)}"
+    else:
+        a, b, c = (_part_of_place(rng) for _ in range(3))
+        name = rng.choice(PLACE_SHAPES).format(a=a, b=b, c=c)
+    return name if rng.random() < 0.94 else name.lower()
+
+
+def _part_of_place(rng: random.Random) -> str:
+    roll = rng.random()
+    if roll < 0.15:
+        return rng.choice(CITIES).split()[0]
+    return rng.choice(PARTS_OF_PLACES) if roll < 0.4 else any_word(rng).capitalize()
 
 
 def thing_name(rng: random.Random) -> str:
@@ -422,11 +584,128 @@ def _value(kind: str, rng: random.Random) -> str:
             return rng.choice(ROOMS) if rng.random() < 0.5 else made_up_word(rng)
         case "onoff":
             return rng.choice(("on", "off"))
+        case "place":
+            return place(rng)
+        case "country":
+            return rng.choice(words.COUNTRIES).title() if rng.random() < 0.6 else _part_of_place(rng)
+        case "person":
+            if rng.random() < 0.3:
+                return rng.choice(words.PERSONS).title()
+            between = rng.choice(("", "", "de ", "von ", "van "))
+            return f"{any_word(rng).capitalize()} {between}{any_word(rng).capitalize()}"
+        case "company":
+            name = any_word(rng).capitalize()
+            return rng.choice(
+                (name, name, f"{name} Inc", f"{name} AG", f"{name} & {any_word(rng).capitalize()}", name.upper())
+            )
+        case "team":
+            name = _part_of_place(rng)
+            return rng.choice(
+                (name, f"FC {name}", f"{name} United", f"{name} {any_word(rng).capitalize()}", f"Real {name}")
+            )
+        case "league":
+            return f"{_part_of_place(rng)} {rng.choice(('league', 'cup', 'Liga', 'Series', 'Open', 'Trophy'))}"
+        case "title":
+            return _title(rng)
+        case "deed":
+            end = rng.choice(
+                ("", "", "", f" with {made_up_word(rng).capitalize()}", f" for {made_up_word(rng).capitalize()}")
+            )
+            return f"{rng.choice(VERBS)} {rng.choice(('the', 'my', 'a', 'the', 'our'))} {_noun(rng)}{end}"
+        case "topic":
+            return rng.choice(
+                (_noun(rng), f"{_noun(rng)}s", f"{rng.choice(ADJECTIVES)} {_noun(rng)}s", thing_name(rng), _title(rng))
+            )
+        case "dish":
+            return rng.choice((*words.FOODS, any_word(rng), f"{rng.choice(ADJECTIVES)} {rng.choice(words.FOODS)}"))
+        case "word" | "drug" | "plant" | "coin":
+            return any_word(rng) if rng.random() < 0.7 else any_word(rng).capitalize()
+        case "animal":
+            return f"{rng.choice(words.ANIMALS) if rng.random() < 0.6 else any_word(rng)}s"
+        case "product":
+            return rng.choice((f"{any_word(rng).capitalize()} {rng.randrange(2, 900)}", thing_name(rng), _noun(rng)))
+        case "sign":
+            return rng.choice(
+                ("Aries", "Taurus", "Gemini", "Cancer", "Leo", "Virgo", "Libra", "Scorpio", "Pisces", "Aquarius")
+            )
+        case "number":
+            return str(rng.choice((rng.randrange(2, 60), rng.randrange(2, 2000), rng.randrange(100, 90_000))))
+        case "currency":
+            return rng.choice((*MONEY, "".join(rng.choice("ABCDEGHJKLMNPRSTUZ") for _ in range(3))))
+        case "unit":
+            return rng.choice((*MEASURES, f"{made_up_word(rng)}s"))
+        case "duration":
+            span = rng.choice(("minutes", "minutes", "seconds", "hours", "min"))
+            return rng.choice(
+                (f"{rng.randrange(2, 90)} {span}", f"{rng.randrange(2, 90)} {span}", "half an hour", "an hour")
+            )
+        case "clock":
+            hour = rng.randrange(1, 24)
+            return rng.choice(
+                (
+                    f"{hour}:{rng.randrange(10, 60)}",
+                    f"{1 + hour % 12} am",
+                    f"{1 + hour % 12} o'clock",
+                    f"half past {1 + hour % 12}",
+                )
+            )
+        case "code" | "flight":
+            letters = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(2))
+            number = rng.randrange(100, 10 ** rng.choice((4, 4, 6)))
+            return (
+                f"{letters}{number}"
+                if kind == "flight"
+                else rng.choice((f"{letters}{number}", f"{letters}-{number}", str(number)))
+            )
+        case "url":
+            site = f"{any_word(rng)}.{rng.choice(('com', 'org', 'net', 'de', 'io'))}"
+            return rng.choice((site, f"https://{site}", f"https://{site}/{any_word(rng)}", f"www.{site}"))
+        case "file":
+            name = f"{any_word(rng)}.{rng.choice(('txt', 'md', 'pdf', 'csv', 'py', 'json'))}"
+            return rng.choice((name, name, f"{any_word(rng)}/{name}", f"/home/{any_word(rng)}/{name}"))
         case _:
             return f"a {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
 
 
+def _noun(rng: random.Random) -> str:
+    return rng.choice((*NOUNS, *words.THINGS_OF_LIFE)) if rng.random() < 0.8 else any_word(rng)
+
+
+def _title(rng: random.Random) -> str:
+    a, b = _noun(rng).title(), any_word(rng).capitalize()
+    return rng.choice(
+        (
+            a,
+            b,
+            f"The {a}",
+            f"{a} of {b}",
+            f"The {rng.choice(ADJECTIVES).title()} {a}",
+            f"{a} and {b}",
+            f"My {a}",
+            f"{b} {a}",
+        )
+    )
+
+
+def tasks(rng: random.Random, number: int) -> list[Task]:
+    """Tools to be shown together: no question for one is one for another, and often all want the same kind of value."""
+    alike = rng.random() < 0.4
+    made: list[Task] = []
+    while len(made) < number:
+        kind = made[0].table.slots[0][0] if alike and made and made[0].table else ""
+        near = [topic for topic in TABLE if topic.slots[0][0] == kind]
+        new = _from_table(rng, rng.choice(near)) if len(near) > 6 else task(rng)
+        if not any(new.rivals(other) for other in made):
+            made.append(new)
+    return made
+
+
 def task(rng: random.Random, *, topics: tuple[str, ...] = TOPICS, styles: tuple[str, ...] = NAME_STYLES) -> Task:
+    """A tool and a question for it: one of the table, or one of a made-up service."""
+    return _from_table(rng) if rng.random() < 0.5 else _made_up(rng, topics, styles)
+
+
+def _made_up(rng: random.Random, topics: tuple[str, ...], styles: tuple[str, ...]) -> Task:
     """A tool of a made-up service, with one or two parameters."""
     if rng.random() < 0.18:
         return _special(rng)
@@ -468,9 +747,129 @@ def about(rng: random.Random, topic: str, style: str) -> Task:
         word = rng.choice([word for word in UNIT_WORDS + WHEN_WORDS if word != first])
         properties[word] = _property(rng, word, UNITS[:2] if word in UNIT_WORDS else ())
         return _task(rng, topic, name, first, properties, [first], question, arguments)
-    elif rng.random() < 0.3:
-        question = f"{question} {rng.choice(TRAILING)}"
+    elif rng.random() < 0.5:
+        question = f"{question} {rng.choice(TRAILING) if rng.random() < 0.4 else _aside(rng)}"
     return _task(rng, topic, name, first, properties, list(arguments), question, arguments)
+
+
+def _aside(rng: random.Random) -> str:
+    return expand(rng.choice(rng.choice((ASIDE_WHENS, ASIDES))), rng)
+
+
+def _from_table(rng: random.Random, topic: Topic | None = None) -> Task:
+    """A tool of the table: what the question means decides, and only what the schema has goes into the call."""
+    if not topic:
+        topic = rng.choice(TABLE[:5]) if rng.random() < 0.09 else rng.choice(TABLE)
+    told = "" if rng.random() < 0.15 else rng.choice(topic.descriptions)
+    if told and rng.random() < 0.25:
+        told = rng.choice(("{}.", "Use this for: {}", "{} (fast)", "{}, kept up to date", "Tool: {}.")).format(told)
+    name = _styled(rng, rng.choice(topic.names.split()))
+    if told and rng.random() < 0.1:
+        name = _styled(rng, f"{any_word(rng)}_{any_word(rng)}" if rng.random() < 0.5 else any_word(rng))
+    elif rng.random() < 0.15:
+        name = f"{name}_{any_word(rng)}" if rng.random() < 0.6 else f"{any_word(rng)}_{name}"
+
+    pattern = rng.choice(topic.asks)
+    names: list[str] = []
+    for kind, own in topic.slots:
+        known = [word for word in (own or KINDS[kind]).split() if word not in names]
+        word = rng.choice(known) if rng.random() < 0.85 else any_word(rng)
+        names.append(word if word not in names else f"{word}_{len(names)}")
+    values = [_value(kind, rng) if kind != "when" else _when(rng) for kind, _ in topic.slots]
+    shown = tuple(values)
+    properties: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    for letter, word, value, (kind, _) in zip("abc", names, values, topic.slots, strict=False):
+        said = f"{{{letter}}}" in pattern
+        if not said and rng.random() < 0.5:
+            continue
+        properties[word] = _property(rng, word)
+        if said:
+            arguments[word] = _bare(value) if kind == "when" else value
+        if kind == "number" and rng.random() < 0.4:
+            properties[word]["type"] = rng.choice(("number", "integer"))
+            if said:
+                arguments[word] = json.loads(value)
+    question = _ask(rng, topic, pattern, shown, plain=True)
+    free = _is_free(topic)
+    roll = rng.random()
+    if not free and roll < 0.1:
+        when, word = _when(rng), rng.choice([word for word in WHEN_WORDS if word not in properties])
+        question = f"{question} {when}" if rng.random() < 0.8 else f"{when}, {question}"
+        properties[word] = _property(rng, word)
+        arguments[word] = _bare(when)
+    else:
+        extra = rng.choice(EXTRAS) if roll > 0.85 else ""
+        if extra and extra not in properties:
+            properties[extra] = _property(rng, extra, UNITS[:2] if extra in UNIT_WORDS else ())
+        question = _surrounded(rng, question, free=free or extra in WHEN_WORDS)
+    tool = _tool(rng, name, told, properties, list(arguments))
+    if len(arguments) < len(properties):
+        tool["function"]["parameters"]["required"] = list(arguments)
+    return Task(tool, question, {"name": name, "arguments": arguments}, topic.label, topic, shown)
+
+
+def _styled(rng: random.Random, name: str) -> str:
+    roll = rng.random()
+    if roll < 0.08:
+        first, *rest = name.split("_")
+        return first + "".join(word.capitalize() for word in rest)
+    return name.replace("_", "-") if roll < 0.12 else name
+
+
+def _is_free(topic: Topic) -> bool:
+    """Whether words after a question might belong to its values."""
+    return not {"when", "phrase", "deed", "thing", "sum", "duration", "clock"}.isdisjoint(
+        kind for kind, _ in topic.slots
+    )
+
+
+def _when(rng: random.Random) -> str:
+    return rng.choice(WHENS) if rng.random() < 0.4 else expand(rng.choice(ASIDE_WHENS[:7]), rng)
+
+
+def _bare(when: str) -> str:
+    """The day or time without the word before it."""
+    return re.sub(r"^(?:on|in|for|at) ", "", when)
+
+
+def _ask(rng: random.Random, topic: Topic, pattern: str, shown: tuple[str, ...], *, plain: bool) -> str:
+    """The pattern as a question, with words of no meaning among its own where it need not be plain."""
+    question = expand(pattern, rng)
+    if rng.random() < 0.6:
+        question = re.sub(r"\bi\b", "I", question)
+    if not plain:
+        parts = question.split(" ")
+        if topic.slots == PLACE and rng.random() < 0.3 and len(parts) > 3:
+            parts = [part for part in parts if part not in words.DROPPABLE or rng.random() < 0.5]
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            at = rng.randrange(len(parts) + 1)
+            if not any("{" in part for part in parts[max(at - 1, 0) : at + 1]):
+                parts.insert(at, rng.choice(words.FILLERS))
+        question = " ".join(parts)
+    quote = (
+        rng.choice(('"{}"', "'{}'"))
+        if topic.slots[0][0] in ("phrase", "word", "title") and rng.random() < 0.3
+        else "{}"
+    )
+    values = dict(zip("abc", shown, strict=False))
+    return question.format(**{**values, "a": quote.format(shown[0])})
+
+
+def _surrounded(rng: random.Random, question: str, *, free: bool) -> str:
+    """The question among words that no parameter is for."""
+    if rng.random() < 0.16:
+        lead = expand(rng.choice(LEADS), rng)
+        question = f"{lead} {question}"
+    elif not free and rng.random() < 0.1:
+        question = f"{expand(rng.choice(ASIDE_WHENS), rng)}, {question}"
+    if not free and rng.random() < 0.5:
+        question = f"{question} {_aside(rng)}"
+        if rng.random() < 0.15:
+            question = f"{question} {_aside(rng)}"
+    elif rng.random() < 0.1:
+        question = f"{question} {rng.choice(('please', 'thanks', 'will you', 'if you can'))}"
+    return question
 
 
 def _task(
@@ -492,6 +891,8 @@ def _task(
 def loose(rng: random.Random, asked: Task) -> str:
     """Another question for the same call: its words in some order, among others."""
     values = list(asked.call["arguments"].values())
+    if asked.table:
+        return _loose_from_table(rng, asked, asked.table)
     if asked.name in SPECIAL_NAMES or len(values) > 1:
         return asked.question
     topic = rng.choice(asked.topic.split()) if rng.random() < 0.3 else asked.topic
@@ -508,17 +909,45 @@ def loose(rng: random.Random, asked: Task) -> str:
     opening = rng.choice(OPENINGS)
     alone = len(asked.tool["function"]["parameters"]["properties"]) == 1
     trailing = rng.choice(TRAILING) if alone else ""
+    going = rng.choice(("I go", "going", "I travel", "travelling", "I am", "flying", "my trip"))
+    may = rng.choice(("could I", "can we", "do they", "should I", "will I", "may one", "does one"))
+    who = rng.choice(("I", "we", "they", "my friends"))
+    doing = rng.choice(words.DOINGS_OF_LIFE)
     shape = rng.choice((
         f"{opening} {around[0]} {topic} {around[1]} {near} {around[2]}",
         f"{opening} {topic} {near}", f"{opening} {values[0]}'s {topic}", f"{near} {opening} {topic}",
         f"{values[0]} {around[0]} {topic}", f"{around[0]} {topic} {values[0]} {around[1]}", f"{topic}, {values[0]}",
-        f"{rng.choice(('I go', 'going', 'I travel', 'travelling', 'I am', 'flying', 'my trip'))} {near} {trailing}, {opening} {topic}",
-        f"{opening} {topic} {rng.choice(('could I', 'can we', 'do they', 'should I', 'will I', 'may one', 'does one'))} "
-        f"{rng.choice(words.DOINGS_OF_LIFE)} {near} {trailing}",
-        f"{rng.choice(('I', 'we', 'they', 'my friends'))} {rng.choice(words.DOINGS_OF_LIFE)} {near}, {opening} {topic} {around[0]}",
+        f"{going} {near} {trailing}, {opening} {topic}", f"{opening} {topic} {may} {doing} {near} {trailing}",
+        f"{who} {doing} {near}, {opening} {topic} {around[0]}",
         f"{opening} {topic} {around[0]} {near} {trailing}",
     ))  # fmt: skip
     return " ".join(shape.split())
+
+
+def _loose_from_table(rng: random.Random, asked: Task, topic: Topic) -> str:
+    """Another of the topic's questions, for the same values."""
+    if len(asked.call["arguments"]) != len(topic.slots) or not all(
+        said in map(str, asked.call["arguments"].values()) for said in asked.shown
+    ):
+        return asked.question
+    if len(topic.slots) == 1 and rng.random() < 0.12:
+        near = "in" if topic.slots[0][0] == "place" else "of"
+        shapes = (
+            f"{topic.label} {{a}}",
+            f"{{a}} {topic.label}",
+            f"{topic.label} {near} {{a}}",
+            f"{{a}}: {topic.label}",
+        )
+        question = rng.choice(shapes).format(a=asked.shown[0])
+    else:
+        whole = [
+            ask
+            for ask in topic.asks
+            if all(f"{{{letter}}}" in ask for letter, _ in zip("abc", asked.shown, strict=False))
+        ]
+        question = _ask(rng, topic, rng.choice(whole), asked.shown, plain=False)
+    whens = set(asked.tool["function"]["parameters"]["properties"]) & set(WHEN_WORDS)
+    return _surrounded(rng, question, free=bool(whens) or _is_free(topic))
 
 
 def _special(rng: random.Random) -> Task:
@@ -584,7 +1013,7 @@ def _result_value(rng: random.Random) -> str | int:
 
 
 def _plain(rng: random.Random, asked: Task) -> str:
-    value = next(iter(asked.call["arguments"].values()))
+    value = next(iter(asked.call["arguments"].values()), asked.topic)
     return rng.choice(
         (
             f"{rng.randrange(-20, 40)} °C and {rng.choice(SKIES)}",
@@ -599,5 +1028,7 @@ def _plain(rng: random.Random, asked: Task) -> str:
 
 def told(asked: Task, told_result: str) -> str:
     """The sentence after a tool's result."""
-    value = next(iter(asked.call["arguments"].values()))
+    value = next(iter(asked.call["arguments"].values()), "")
+    if not value:
+        return f"The tool {asked.name} says: {told_result}."
     return f"The tool {asked.name} says about {value}: {told_result}."

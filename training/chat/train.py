@@ -1,8 +1,8 @@
 """Train `herd-tiny-chat`: `uv run --group training python -m training chat [--out FOLDER]`.
 
 The same seed, versions and hardware give the same weights; other hardware gives others that pass the same checks
-(`training/chat/evaluate.py`). About six minutes on one H200; hours on a CPU,
-    where `--steps` and `--batch` make it short.
+(`training/chat/evaluate.py`). About nine minutes on one H200; hours on a CPU, where `--steps` and `--batch` make it
+short.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.chat.tokenizer import train_tokenizer, write_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "herd_mcp" / "builtin" / "herd-tiny-chat"
 SEED = 20_261_121
-VOCABULARY = 1_536
+VOCABULARY = 2_048
 TOKENIZER_TEXTS = 40_000
 WARM_UP = 200
 DECAY = 0.1

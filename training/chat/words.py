@@ -1280,19 +1280,18 @@ LIFE_QUESTIONS = (
 PROPER = {
     word.lower(): word
     for word in (
-        "I Mac Macs MacBook Claude MCP Linux OpenClaw Python Ollama HTTP JSON OpenAI GPU RAM API TLS LLM MLX Windows "
-        "Apple Intel "
-        "Bonjour SSE URL REST FLUX Llama Gemma Mistral Qwen DeepSeek GGUF Ubuntu Debian Fedora Silicon Desktop Code "
-        "Documents "
-        "Downloads Anthropic Hugging Face README EPERM MIT M1 M2 M3 M4 PDF PNG JPEG WebP HF_HOME MLX_MODEL_DIR "
-        "HERD_HOME "
-        "Ctrl-C Ctrl-D macOS LAN Metal SKILL.md X-Fleet-Node X-Fleet-Model X-Herd-Job X-Generation-Time ENOENT Cursor "
-        "Zed "
-        "Germany France Italy Japan Brazil Canada Spain India China Egypt Mexico Kenya Norway Poland Greece Turkey "
-        "Peru Chile "
-        "Einstein Albert Napoleon Mozart Shakespeare Cleopatra Newton Picasso Caesar Beethoven Darwin Lincoln Gandhi "
-        "Galileo "
-        "JavaScript Java Rust Docker Excel Photoshop Chrome Firefox Slack Zoom Spotify Minecraft SQL HTML CSS Paris London Rome"
-    ).split()
-}
+        "I", "Mac", "Macs", "MacBook", "Claude", "MCP", "Linux", "OpenClaw", "Python", "Ollama", "HTTP", "JSON",
+        "OpenAI", "GPU", "RAM", "API", "TLS", "LLM", "MLX", "Windows", "Apple", "Intel", "Bonjour", "SSE", "URL",
+        "REST", "FLUX", "Llama", "Gemma", "Mistral", "Qwen", "DeepSeek", "GGUF", "Ubuntu", "Debian", "Fedora",
+        "Silicon", "Desktop", "Code", "Documents", "Downloads", "Anthropic", "Hugging", "Face", "README", "EPERM",
+        "MIT", "M1", "M2", "M3", "M4", "PDF", "PNG", "JPEG", "WebP", "HF_HOME", "MLX_MODEL_DIR", "HERD_HOME",
+        "Ctrl-C", "Ctrl-D", "macOS", "LAN", "Metal", "SKILL.md", "X-Fleet-Node", "X-Fleet-Model", "X-Herd-Job",
+        "X-Generation-Time", "ENOENT", "Cursor", "Zed", "Germany", "France", "Italy", "Japan", "Brazil", "Canada",
+        "Spain", "India", "China", "Egypt", "Mexico", "Kenya", "Norway", "Poland", "Greece", "Turkey", "Peru",
+        "Chile", "Einstein", "Albert", "Napoleon", "Mozart", "Shakespeare", "Cleopatra", "Newton", "Picasso",
+        "Caesar", "Beethoven", "Darwin", "Lincoln", "Gandhi", "Galileo", "JavaScript", "Java", "Rust", "Docker",
+        "Excel", "Photoshop", "Chrome", "Firefox", "Slack", "Zoom", "Spotify", "Minecraft", "SQL", "HTML", "CSS",
+        "Paris", "London", "Rome",
+    )
+}  # fmt: skip
 """How names are written."""
