@@ -77,13 +77,14 @@ def _plain_question(fact: Fact, rng: random.Random) -> str:
 
 
 def _name_question(fact: Fact, rng: random.Random) -> str:
-    frame = rng.choice(words.NAME_FRAMES[fact.kind])
+    frames = words.NAME_FRAMES if rng.random() < 0.5 else words.MENTIONS
+    frame = expand(rng.choice(frames[fact.kind]), rng)
     name = fact.name
     if fact.kind in ("error", "setting", "tool") and rng.random() < 0.25:
         name = name.replace("_", " ")
     if fact.kind == "error" and rng.random() < 0.1:
         name = name.upper()
-    if fact.kind == "setting" and fact.name in ("port", "confirm") and "setting" not in frame:
+    if fact.kind == "setting" and fact.name in ("port", "confirm") and not ("setting" in frame or "config" in frame):
         frame = "the setting {}"
     if rng.random() < 0.15:
         name = f"`{name}`"
@@ -133,10 +134,10 @@ def _everyday() -> tuple[str, ...]:
 
 def _outside_question(rng: random.Random) -> str:
     roll = rng.random()
-    if roll < 0.5:
+    if roll < 0.6:
         question = expand(rng.choice(_everyday()), rng)
-        return _as_typed(question, rng) if rng.random() < 0.5 else noisy(question, rng, wrap=True, herd=False)
-    if roll < 0.75:
+        return _as_typed(question, rng) if rng.random() < 0.75 else noisy(question, rng, wrap=True, herd=False)
+    if roll < 0.8:
         return noisy(_life_question(rng), rng, wrap=True, herd=False)
     pattern = rng.choice(words.OUTSIDE_PATTERNS)
     values: dict[str, Callable[[], str]] = {
@@ -310,9 +311,9 @@ def example(rng: random.Random) -> str:
     for turn in range(turns):
         last = turn == turns - 1
         roll = rng.random()
-        if tasks and roll < 0.62:
+        if tasks and roll < 0.66:
             messages += _tool_turn(rng, tasks, last)
-        elif roll < 0.7 or (turns > 1 and turn == 0 and roll < 0.6):
+        elif roll < 0.77 or (turns > 1 and turn == 0 and roll < 0.6):
             messages += _fact_turn(rng, tasks, first=turn == 0 and not last)
         else:
             question = _unfit(lambda: outside_question(rng), tasks)

@@ -42,11 +42,11 @@ AVERAGE = 0.998
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m training chat", description="Train herd-tiny-chat.")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=6_500)
+    parser.add_argument("--steps", type=int, default=7_000)
     parser.add_argument("--batch", type=int, default=96, help="rows of --length tokens per step")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument(
-        "--shards", type=int, default=300, help="of 4000 conversations each; when used up they come again"
+        "--shards", type=int, default=280, help="of 4000 conversations each; when used up they come again"
     )
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=SEED)

@@ -65,6 +65,62 @@ NAME_FRAMES = {
     ),
 }  # fmt: skip
 
+MENTIONS = {
+    "command": (
+        "i [saw|found|read|noticed|came across] {c} in the [help|docs|readme|list|manual] [what is it for|what is its "
+        "purpose|and wonder|what does it do|]",
+        "[what|which] [purpose|use|effect|job] has {c}",
+        "[why|when] [would|should|might] [i|one|anybody] [run|use|type|need] {c}",
+        "[in short|briefly|roughly] what [is|does] {c} [about|for|do|]",
+        "[somebody|my friend|claude|the guide] told me to [run|type|try] {c} [what happens then|is it safe|]",
+        "[say|tell|explain] [what|how] {c} [is about|works|does]",
+        "[the|that] {q} [in the help|of herd-mcp|] [what is it for|?]",
+        "[can you|could you|please] [describe|summarise|explain] {c}",
+        "what [comes|comes out|changes] [after|with|by] {c}",
+    ),
+    "tool": (
+        "[claude|my client|the agent|openclaw] [shows|lists|offers|has|sees|calls] [me|] [a|the] tool [called|named|] {}",
+        "[what|which answer] [would|will|does] [the tool|] {} [give me|return|answer|bring|do for me]",
+        "[in which case|in which situation|when|why] [is|would|should] {} [be|get|] [called|used|needed]",
+        "i [saw|found|noticed] {} [among|in] the [tools|list of tools|mcp tools] [what is it for|what does it do|]",
+        "[what|which thing] [can|could] [i|claude|an agent] do with {}",
+        "{} over mcp [what is that|does what|]",
+        "[the agent|claude] wants to [call|use|run] {} [is that ok|what does it do|what is it]",
+    ),
+    "resource": (
+        "[claude|my client|the list] [offers|shows|lists|has] [me|] {} [what is it|what would that be|what is inside|]",
+        "[what|which information|which data] [do i|would i|can i] [find|get|read|see] [at|in|from|under] {}",
+        "[reading|opening|fetching] {} [gives|brings|returns|shows] what",
+        "there is a resource {} [what for|what is in it|]",
+        "[what|which information] does [the resource|] {} [return|contain|give|show|hold]",
+    ),
+    "setting": (
+        "i [saw|found|have|read] {} in [my|the] [config file|config.toml|settings|docs] [what is it for|"
+        "what is that setting for|what is that about|what does it do|]",
+        "in [my|the] [config file|config.toml|configuration|list of settings] [there is|i see|stands] {} [what is that|"
+        "what is it about|what does it control|what for|]",
+        "[what|which thing] does {} in [config.toml|the config|the settings] [control|do|mean|change|set]",
+        "[what|which effect] [would|does|will] [changing|raising|lowering|setting|touching] {} [do|have|bring|change]",
+        "[say|tell me|please say|explain] what [changing|setting|] {} [would do|does|is for|changes]",
+        "[should|must|can] i [touch|change|set|raise] {}",
+        "there is a line [with|that says|] {} [in my config|] [what is it|]",
+        "[the|a] [setting|option|key|value] [called|named|] {} [what is it for|controls what|]",
+    ),
+    "error": (
+        "[my|the|a] [job|chat|image|request|call|tool call|picture] [ended|failed|stopped|came back|answered|ends] "
+        "[with|in|as|saying] {} [what now|what does that mean|why|what should i do|]",
+        "[oh no|help|hm|sorry], [a|the|my] [tool|job|call|request] [says|said|gave me|ended in|answers] {} [what now|]",
+        "[what|which problem|which cause] is behind {}",
+        "how do i get rid of {}",
+        "[what|which thing] [triggers|leads to|brings] {}",
+        "[claude|the api|my client|the agent] [got|shows|reports|returned|received] {} [what now|what is wrong|why|]",
+        "[why|when] [do|would|could] [i|we|one] [get|see|receive] [the error|] {}",
+        "{} [again|once more|all the time] [what is wrong|]",
+        "there was [an error|a failure|a problem] [called|named|of type|] {} [what does it mean|what can i do|]",
+    ),
+}
+"""How people mention a name, one pattern of `facts.expand` each."""
+
 BARE_FRAMES_NEED_A_WORD = {"chat", "image", "models", "jobs", "config", "up", "stop", "top", "status", "install",
     "keys",
                            "service", "mcp", "demo", "remove", "pull", "cancel", "leave", "join", "invite",
