@@ -15,7 +15,7 @@ import pytest
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.history import History
-from tests.cli.program import until
+from tests.cli.program import ended, until
 from tests.faults.node_process import IMAGE, LONG_IMAGE, Faulty, a_home, fill, small_disk
 from tests.node.test_gallery import spooled
 from tests.node.test_history import image_job
@@ -59,20 +59,25 @@ def test_a_disk_that_fills_up_under_an_image_fails_it_and_its_outcome_is_written
         assert len(faulty.pictures()) == 1
 
 
-def test_a_node_that_was_killed_starts_on_a_full_disk_and_draws_what_it_owes_when_there_is_room(
-    faulty: Faulty,
-) -> None:
-    with faulty.running():
-        owed = faulty.submit(LONG_IMAGE)
-        until(lambda: stored(faulty, owed) == "running")
-        faulty.kill()
-    ballast = fill(faulty.home)
-    with faulty.running():
-        assert faulty.job(owed).status in ("queued", "loading", "running")
-        ballast.unlink()
-        job = faulty.over(owed)
-        assert (job.status, len(job.attempts)) == ("completed", 2)
-        until(lambda: stored(faulty, owed) == "completed")
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="this system cannot lift a limit of another process")
+def test_a_node_starts_where_nothing_can_be_written_and_draws_what_it_owes_when_there_is_room(tmp_path: Path) -> None:
+    with a_home(tmp_path) as faulty:
+        with faulty.running():
+            owed = faulty.submit(LONG_IMAGE | {"prompt": "🔴" * 8000})
+            until(lambda: stored(faulty, owed) == "running")
+            faulty.kill()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40 * 1024, hard))  # less than the job takes in the database
+        try:
+            node = faulty.up()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with ended(node):
+            resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (soft, hard))
+            job = faulty.over(owed)
+            assert (job.status, len(job.attempts)) == ("completed", 2)
+            assert "is not on disk as it is now" in faulty.stderr
+            until(lambda: stored(faulty, owed) == "completed")
 
 
 def test_a_detached_node_whose_log_finds_no_room_lives_on(faulty: Faulty) -> None:
