@@ -149,6 +149,7 @@ def _damaged(moved_to: str) -> Recommendation:
         check_id="history_damaged",
         severity="warning",
         title="The job history could not be read and was started anew",
-        description=f"The old one is kept as {moved_to} in HERD_HOME. Images are kept, earlier jobs are not listed.",
+        description=f"The old one is kept as {moved_to} in HERD_HOME; the jobs in it are lost: they are not listed, "
+        "and those that were not over are not run. Images are kept.",
         fix="herd-mcp doctor",
     )

@@ -167,8 +167,7 @@ class Herd:
         """Forget the answers of chats that are older than chat_keep_s, for ever."""
         while True:
             with contextlib.suppress(HerdError):
-                while await self._history.forget_answers(time.time() - self.settings.chat_keep_s):
-                    pass
+                await self._owner.forget_answers()
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def restore(self) -> None:
@@ -192,8 +191,9 @@ async def open_herd(settings: Settings) -> AsyncIterator[Herd]:
     folder = home()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     node = Node(settings, folder, node_id(folder), version("herd-mcp"))
+    gallery = Gallery(folder / "images")
     history = await History.open(folder / "herd.db")
-    herd = Herd(settings, node, history, Gallery(folder / "images"))
+    herd = Herd(settings, node, history, gallery)
     tidying = asyncio.create_task(herd.tidy())
     try:
         await herd.restore()

@@ -18,6 +18,7 @@ import mlx_lm.generate  # noqa: F401 (the package exports a function under the m
 
 from herd_mcp.engines.chat_model import ChatModel, load_chat_model
 from herd_mcp.engines.chat_speech import Piece, Speech, text_machine
+from herd_mcp.engines.checkpoint import damaged
 from herd_mcp.engines.engine import Emit, Report
 from herd_mcp.engines.prompt_cache import PromptCache
 from herd_mcp.engines.sampling import Choice, choose, model_defaults, processors_of, sampler_of
@@ -76,6 +77,7 @@ class _Run:
 class ChatEngine:
     """One chat model and its batch. See `engine.Engine` for who may call what."""
 
+    _spec_name: str
     _chat: ChatModel
     _batch: Any
     _eos: Any
@@ -93,6 +95,7 @@ class ChatEngine:
     def load(self, spec: EngineSpec, report: Report) -> Ready:
         """Load and say one token. Raises HerdError(model_incomplete | kind_not_supported)."""
         mx.random.seed(secrets.randbits(63))
+        self._spec_name = spec.model
         self._chat = load_chat_model(spec, report)
         self._eos = _generate.make_stop_sequences(self._chat.tokenizer)
         self._machines = {tools: text_machine(self._chat.tokenizer, tools=tools) for tools in (False, True)}
@@ -123,6 +126,8 @@ class ChatEngine:
         while True:
             prefilled, said = self._batch.next()
             if said:
+                if mx.isnan(said[0].logprobs).any().item():
+                    raise damaged(self._spec_name, "it computes what is no number (NaN)")
                 return int(said[0].logprobs.shape[-1])
             if not prefilled:
                 raise RuntimeError("the model said nothing")

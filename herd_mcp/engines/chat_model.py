@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, load_tokenizer
 
-from herd_mcp.engines.checkpoint import check_chat_checkpoint
+from herd_mcp.engines.checkpoint import check_chat_checkpoint, damaged
 from herd_mcp.engines.engine import Report
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.pipe import EngineSpec
@@ -39,20 +39,32 @@ def load_chat_model(spec: EngineSpec, report: Report) -> ChatModel:
     try:
         model, config = load_model(folder, lazy=True, trust_remote_code=spec.trust_remote_code)
     except ValueError as error:
-        why = " ".join(str(error).split())[:500].rstrip(".")
-        missing = why.startswith("Missing")  # the words of mlx's strict loading
+        why = _words(error)
+        if why.startswith(("Missing", "Expected shape")):  # the words of mlx's strict loading
+            raise damaged(spec.model, why) from error
         raise HerdError(
-            ErrorCode.MODEL_INCOMPLETE if missing else ErrorCode.KIND_NOT_SUPPORTED,
+            ErrorCode.KIND_NOT_SUPPORTED,
             f"mlx-lm cannot load {spec.model}: {why}.",
-            "Download it again." if missing else "Take a model of an architecture that mlx-lm has.",
+            "Take a model of an architecture that mlx-lm has.",
         ) from error
+    except RuntimeError as error:
+        if "safetensor" not in str(error):
+            raise
+        raise damaged(spec.model, _words(error)) from error
+    except (TypeError, KeyError, AttributeError) as error:
+        why = f"its config.json makes no sense ({type(error).__name__}: {_words(error)})"
+        raise damaged(spec.model, why) from error
     weights_bytes = _read_weights(model, report)
-    tokenizer = load_tokenizer(
-        folder,
-        # Left out, transformers would ask a person on stdin.
-        {"trust_remote_code": spec.trust_remote_code},
-        eos_token_ids=config.get("eos_token_id"),
-    )
+    try:
+        tokenizer = load_tokenizer(
+            folder,
+            # Left out, transformers would ask a person on stdin.
+            {"trust_remote_code": spec.trust_remote_code},
+            eos_token_ids=config.get("eos_token_id"),
+        )
+    except Exception as error:  # every library underneath has its own
+        why = f"its tokenizer cannot be read ({type(error).__name__}: {_words(error)})"
+        raise damaged(spec.model, why) from error
     return ChatModel(
         folder=folder,
         model=model,
@@ -61,6 +73,10 @@ def load_chat_model(spec: EngineSpec, report: Report) -> ChatModel:
         longest_token_chars=max(map(len, tokenizer.get_vocab()), default=1),
         weights_bytes=weights_bytes,
     )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:500].rstrip(".")
 
 
 def _read_weights(model: Any, report: Report) -> int:

@@ -14,7 +14,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.j
 def check_chat_checkpoint(folder: Path, model: str) -> None:
     """Raises HerdError(model_incomplete) that names every file that is missing or cut short."""
     if not folder.is_dir():
-        raise _incomplete(model, [f"the folder {folder} does not exist"])
+        raise _incomplete(model, ["its folder is not there any more"])
     problems = []
     if not isinstance(read_json(folder / "config.json"), dict):
         problems.append("config.json is missing or is not JSON")
@@ -59,6 +59,13 @@ def _is_whole(file: Path) -> bool:
         return bool(size >= 8 + header_bytes + max(ends, default=0))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return False
+
+
+def damaged(model: str, why: str) -> HerdError:
+    """All files are there and a loader tripped over what is in them."""
+    return HerdError(
+        ErrorCode.MODEL_INCOMPLETE, f"The model {model} is damaged: {why}.", "Download it again.", details={"why": why}
+    )
 
 
 def _incomplete(model: str, problems: list[str]) -> HerdError:

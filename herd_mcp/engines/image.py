@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from herd_mcp.engines import image_load, image_registry
+from herd_mcp.engines.checkpoint import damaged
 from herd_mcp.engines.image_picture import cut, read_picture
 from herd_mcp.engines.image_png import describe, write_png
 from herd_mcp.engines.image_registry import Family
@@ -57,6 +58,7 @@ class _Watcher:
     """What mflux calls at every step. Registered once for the model's life, since it offers no way to unregister."""
 
     run: _Run | None = None
+    model = ""
 
     def call_before_loop(self, latents: Any, config: Any, **_: Any) -> None:
         run = self._current()
@@ -73,6 +75,8 @@ class _Watcher:
         first = config.init_time_step  # with a picture to start from, the steps before it are skipped
         steps = config.num_inference_steps - first
         step = t + 1 - first
+        if mx.isnan(latents).any().item():  # it would draw a black picture and call it done
+            raise damaged(self.model, "it computes what is no number (NaN)")
         run.emit(RunDelta(run=run.number, step=step, steps=steps, message=f"step {step}/{steps}"))
         if run.stopped():
             raise _Stop
@@ -126,6 +130,7 @@ class ImageEngine:
         report(image_load.READ_FROM)
         try:
             weights_bytes = image_load.read_weights(self._model, report)
+            self._watcher.model = spec.model
             self._model.callbacks.register(self._watcher)
             self._prove()
         except Exception as error:
@@ -258,7 +263,10 @@ class ImageEngine:
 
 def _disk(error: OSError) -> HerdError:
     return HerdError(
-        ErrorCode.DISK, f"The image could not be written: {error.strerror or error}.", "Free some disk space."
+        ErrorCode.DISK,
+        f"The image could not be written: {error.strerror or error}.",
+        "Make room on the disk of HERD_HOME (`herd-mcp doctor`), then ask again.",
+        retryable=True,
     )
 
 

@@ -116,6 +116,8 @@ def build(spec: EngineSpec, family: Family) -> Any:
 
 
 def not_loaded(spec: EngineSpec, family: Family, error: Exception) -> HerdError:
+    if isinstance(error, HerdError):
+        return error
     text = f"{spec.model} did not load: {error}".rstrip(".") + "."
     if out_of_memory(error):
         return HerdError(ErrorCode.INSUFFICIENT_MEMORY, text, "Close other programs, or ask for fewer bits (quantize).")
@@ -123,7 +125,7 @@ def not_loaded(spec: EngineSpec, family: Family, error: Exception) -> HerdError:
     if others and isinstance(error, OSError):
         hint = f"It also reads {' and '.join(others)}: download each to the Hugging Face cache, then try again."
         return HerdError(ErrorCode.MODEL_INCOMPLETE, text, hint)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | ValueError):  # ValueError: shapes that do not fit each other
         return HerdError(ErrorCode.MODEL_INCOMPLETE, text, "Download it again.")
     return HerdError(ErrorCode.INTERNAL, text, "The log of the engine says more.")
 

@@ -28,6 +28,7 @@ from herd_mcp.node.events import (
     Refuse,
     Release,
     Send,
+    Slept,
     StartEngine,
     Submit,
     Tell,
@@ -58,6 +59,8 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             state.draining = state.closed = True
         case Tick():
             effects += _tick(state, now)
+        case Slept(seconds):
+            _forgive(state, seconds, now)
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
     plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow)
     if not plain and not state.closed:
@@ -242,6 +245,15 @@ def _tick(state: State, now: float) -> list[Effect]:
     for lane, engine in list(state.engines()):
         effects += _watch(state, lane, engine, now)
     return effects
+
+
+def _forgive(state: State, seconds: float, now: float) -> None:
+    """Time in which nothing ran is nobody's silence and nobody's delay. Idle engines may end all the sooner."""
+    for run in state.runs.values():
+        run.deadline_at += seconds
+    for _, engine in state.engines():
+        engine.last_progress_at = now  # whole again: the clock does not tell when within its time the sleep began
+        engine.started_at = min(now, engine.started_at + seconds)
 
 
 def _watch(state: State, lane: Lane, engine: Engine, now: float) -> list[Effect]:

@@ -69,7 +69,14 @@ class Tick:
     """Time has passed."""
 
 
-Event = Submit | Release | Cancel | Heard | Exited | Drain | Close | Tick
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """The node itself did not run for about this long: the Mac slept, or its processes were stopped."""
+
+    seconds: float
+
+
+Event = Submit | Release | Cancel | Heard | Exited | Drain | Close | Tick | Slept
 
 
 # ── What to do ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -24,28 +25,32 @@ class Gallery:
     """The images of one node, one PNG each under `folder`; unfinished ones under `folder/.spool`."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises HerdError(disk) where there can be no folder."""
         self.folder = folder
         self.spool = folder / ".spool"
-        self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make()
         for left in self.spool.iterdir():  # of a node that was killed; its jobs run again
-            left.unlink()
+            with contextlib.suppress(OSError):  # a folder is not of a node's making
+                left.unlink()
 
     def spool_file(self) -> Path:
-        """A name for an engine to write to, on the gallery's own file system."""
-        self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have tidied up
+        """A name for an engine to write to, on the gallery's own file system. Raises HerdError(disk)."""
+        self._make()  # somebody may have tidied up
         return self.spool / f"{secrets.token_hex(8)}.png"
+
+    def discard(self, spooled: Path) -> None:
+        """Remove what an attempt that brought no picture has left of one."""
+        for left in self.spool.glob(f"{spooled.stem}.*"):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
     async def keep(self, result: ImageResult) -> ImageResult:
         """Move the picture at `result.path` to its place, safe from a power cut. Raises HerdError(disk)."""
         try:
             return await asyncio.to_thread(self._keep, result)
         except OSError as error:
-            raise HerdError(
-                ErrorCode.DISK,
-                f"The image could not be written to HERD_HOME/images: {error.strerror or error}.",
-                "Make room or mend the permissions (`herd-mcp doctor`), then ask again.",
-                retryable=True,
-            ) from error
+            why = error.strerror or error
+            raise _disk_error(f"The image could not be written to HERD_HOME/images: {why}.") from error
 
     def path(self, image_id: str) -> Path:
         """Where the image lies. Raises HerdError(image_not_found); an id never becomes a path unchecked."""
@@ -67,7 +72,13 @@ class Gallery:
 
     async def total_bytes(self) -> int:
         """What all images take on disk."""
-        return await asyncio.to_thread(lambda: sum(f.stat().st_size for f in self.folder.glob("*.png")))
+        return await asyncio.to_thread(lambda: sum(map(_bytes, self.folder.glob("*.png"))))
+
+    def _make(self) -> None:
+        try:
+            self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _disk_error(_why_no_folder(self.folder, error)) from error
 
     def _place(self, image_id: str) -> Path:
         return self.folder / f"{image_id}.png"
@@ -94,6 +105,26 @@ def sync_to_platter(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         os.fsync(descriptor)
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # its owner took it away in this moment
+        return 0
+
+
+def _why_no_folder(folder: Path, error: OSError) -> str:
+    if folder.is_symlink() and not folder.exists():
+        return f"HERD_HOME/images is a link to {folder.readlink()}, which is not there."
+    if folder.exists() and not folder.is_dir():
+        return "HERD_HOME/images is a file where the folder of the images should be."
+    return f"HERD_HOME/images cannot be used: {error.strerror or error}."
+
+
+def _disk_error(message: str) -> HerdError:
+    hint = "Make room or mend it (`herd-mcp doctor` looks at the machine), then try again."
+    return HerdError(ErrorCode.DISK, message, hint, retryable=True)
 
 
 def _thumbnail(path: Path) -> bytes:

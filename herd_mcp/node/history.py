@@ -6,13 +6,16 @@ Reads go through a connection of their own in worker threads; WAL lets them run 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
+import os
 import queue
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,6 +77,7 @@ class History:
         self._writes: queue.Queue[_Write | None] = queue.Queue(MAX_PENDING_WRITES)
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
+        self._writer: sqlite3.Connection | None = None
         self._thread = threading.Thread(target=self._write_loop, name="history-writer", daemon=True)
         self._loop = asyncio.get_running_loop()
 
@@ -120,12 +124,18 @@ class History:
             "SELECT job FROM jobs WHERE status IN ('queued', 'loading', 'running') ORDER BY created_at"
         )
 
-    async def forget_answers(self, finished_before: float) -> int:
-        """Drop the answers of chats that ended before this Unix time, at most 1,000 at once. Returns how many."""
+    async def forget_answers(
+        self, finished_before: float, *, keep: Iterable[str] = (), also: Iterable[str] = ()
+    ) -> int:
+        """Drop the answers of chats that ended before this Unix time, but for the jobs in `keep`, and those of the
+        jobs in `also`; at most 1,000 at once. Returns how many."""
         jobs = await self._select(
-            "SELECT job FROM jobs WHERE kind = 'chat' AND finished_at < ? AND json_extract(job, '$.result') IS NOT NULL"
-            " LIMIT 1000",
+            "SELECT job FROM jobs WHERE kind = 'chat' AND json_extract(job, '$.result') IS NOT NULL AND"
+            " (finished_at < ? AND id NOT IN (SELECT value FROM json_each(?))"
+            " OR id IN (SELECT value FROM json_each(?))) LIMIT 1000",
             finished_before,
+            json.dumps(list(keep)),
+            json.dumps(list(also)),
         )
         await asyncio.gather(*(self.save(job.model_copy(update={"result": None})) for job in jobs))
         return len(jobs)
@@ -173,14 +183,27 @@ class History:
         return connection
 
     def _prepare(self) -> None:
+        if self.path.is_dir():
+            return self._start_anew("it is a folder")
+        if self.path.is_symlink() and not self.path.exists():
+            raise _disk_error(f"{self.path} is a link to {self.path.readlink()}, which is not there")
         try:
             self._migrate()
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in NOT_THE_FILE:
                 raise _disk_error(str(error)) from error
-            self.moved_aside = _move_aside(self.path)
-            log.error("%s cannot be read (%s); moved to %s", self.path, error, self.moved_aside)
-            self._migrate()
+            self._start_anew(str(error))
+
+    def _start_anew(self, why: str) -> None:
+        self.moved_aside = _move_aside(self.path)
+        log.error(
+            "%s cannot be read (%s). It is kept as %s; the jobs in it are lost: they are not listed, and those that "
+            "were not over are not run. Images are kept.",
+            self.path,
+            why,
+            self.moved_aside,
+        )
+        self._migrate()
 
     def _migrate(self) -> None:
         connection = self._connect()
@@ -203,7 +226,6 @@ class History:
         self.path.chmod(0o600)
 
     def _write_loop(self) -> None:
-        connection = self._connect()
         try:
             while (first := self._writes.get()) is not None:
                 batch = [first]
@@ -214,24 +236,31 @@ class History:
                         last = True
                         break
                     batch.append(following)
-                self._commit(connection, batch)
+                self._commit(batch)
                 if last:
                     break
         finally:
-            connection.close()
+            self._drop_writer()
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Write]) -> None:
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.close()
+            self._writer = None
+
+    def _commit(self, batch: list[_Write]) -> None:
         problem: HerdError | None = None
         try:
-            connection.execute("BEGIN")
+            if self._writer is None:
+                self._writer = self._connect()
+            self._writer.execute("BEGIN")
             for statement, parameters, _ in batch:
-                connection.execute(statement, parameters)
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            log.exception("cannot write %s", self.path)
+                self._writer.execute(statement, parameters)
+            self._writer.execute("COMMIT")
+        except Exception as error:  # of any kind: who waits for a write must hear of it
+            log.error("cannot write %s: %s", self.path, error)
             problem = _disk_error(str(error))
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._drop_writer()  # rolls back; after an error of the disk only a new connection is sure to be sound
         futures = [future for _, _, future in batch]
         self._loop.call_soon_threadsafe(_resolve, futures, problem)
 
@@ -256,6 +285,8 @@ def _job(text: str) -> Job | None:
 
 def _move_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+    while os.path.lexists(aside):  # an earlier one
+        aside = aside.with_name(f"{aside.name}x")
     path.rename(aside)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

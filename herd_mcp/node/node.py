@@ -38,6 +38,7 @@ from herd_mcp.node.events import (
     Refuse,
     Release,
     Send,
+    Slept,
     StartEngine,
     Submit,
     Tell,
@@ -57,6 +58,10 @@ LIST_FRESH_S = 5.0
 KNOWN_FRESH_S = 60.0
 """The same for a job whose model is known, which shall not wait for the disk."""
 END_S = 15.0
+BEAT_S = 5.0
+"""How often a node with work looks whether time went on without it."""
+LATE_S = 2.0
+"""A timer this late means that the node did not run: the Mac slept, or somebody stopped its processes."""
 
 
 class Inbox:
@@ -324,14 +329,24 @@ class Node:
     def _set_timer(self) -> None:
         due = next_tick_at(self._state)
         loop = asyncio.get_running_loop()
+        if due is not None:
+            due = max(due, loop.time())
+            if self._state.runs:
+                due = min(due, loop.time() + BEAT_S)
         if self._timer is not None:
             if due is not None and abs(self._timer.when() - due) < 0.05:
                 return
+            if loop.time() > self._timer.when() + LATE_S:
+                return  # it is about to be called, and to find out how late it is
             self._timer.cancel()
-        self._timer = None if due is None else loop.call_at(due, self._tick)
+        self._timer = None if due is None else loop.call_at(due, self._tick, due)
 
-    def _tick(self) -> None:
+    def _tick(self, due: float) -> None:
         self._timer = None
+        late_s = time.monotonic() - due
+        if late_s > LATE_S:
+            log.info("nothing ran here for about %.0f s; nobody's time runs out for that", late_s)
+            self._dispatch(Slept(late_s))
         self._dispatch(Tick())
 
     # ── choices ──

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from pathlib import Path
 
 from herd_mcp.changes import Changes
+from herd_mcp.clock import steady_s
 from herd_mcp.jobs import (
     Attempt,
     Cancelled,
@@ -50,6 +52,8 @@ class LiveJob:
         self.log = JobLog(job.id)
         self.accepted_at = time.monotonic()
         self.ttft_s: float | None = None
+        self.spool: Path | None = None
+        """Where the engine of the attempt under way puts the picture."""
         self.task: asyncio.Task[None] | None = None
         self.cancelled = False
         self.ended = asyncio.Event()
@@ -67,8 +71,11 @@ class Owner:
         self._live: dict[str, LiveJob] = {}
         self._over: dict[str, LiveJob] = {}
         self._unwritten: dict[str, Job] = {}
-        """Outcomes that were told and that the disk has not taken."""
+        """What the disk has not taken: outcomes that were told, and jobs that were taken up again."""
         self._rewriting: asyncio.Task[None] | None = None
+        self._answered: dict[str, float] = {}
+        """Chats that ended since this process began and whose answers are kept, with steady seconds of their end."""
+        self._began_s, self._began_at = steady_s(), time.time()
 
     def find(self, job_id: str) -> LiveJob | None:
         """A job that is not over, or one of the last that ended."""
@@ -80,7 +87,10 @@ class Owner:
         await self._reserve(live, forced=forced)
         self._live[job.id] = live
         try:
-            await self._history.save(live.job)
+            if forced:  # it stands on the disk as it was accepted; its new state may come late
+                await self._write_down(live.job)
+            else:
+                await self._history.save(live.job)
         except BaseException:
             del self._live[job.id]
             self._node.give_back(job.id, len(live.job.attempts))
@@ -116,13 +126,27 @@ class Owner:
                 except Exception as refused:
                     log.exception("%s cannot be taken up", job.id)
                     error = internal(refused)
-            await self._history.save(job_over(job, Failed(error=error)))
+            await self._write_down(job_over(job, Failed(error=error)))
 
     async def wait(self, timeout_s: float) -> None:
         """Until every job is over, or the time is."""
         tasks = [live.task for live in self._live.values() if live.task]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
+
+    async def forget_answers(self) -> None:
+        """Drop the answers of chats that ended more than chat_keep_s ago. Raises HerdError(disk).
+
+        The ends in the records are of the Mac's clock, which may have been set since: they count only for chats of
+        earlier starts, and up to the moment of this one.
+        """
+        now = steady_s()
+        over = [job_id for job_id, ended in self._answered.items() if now - ended > self._chat_keep_s]
+        before = self._began_at + (now - self._began_s) - self._chat_keep_s
+        while await self._history.forget_answers(before, keep=self._answered, also=over):
+            pass
+        for job_id in over:
+            del self._answered[job_id]
 
     # ── one job ──
 
@@ -132,8 +156,8 @@ class Owner:
         assert job.request is not None
         plan = await self._node.plan(job.request)
         attempt = Attempt(number=len(job.attempts) + 1, node=self._node.name, started_at=time.time())
-        spool = str(self._gallery.spool_file()) if job.kind == "image" else ""
-        self._node.reserve(job, attempt.number, plan, spool=spool, forced=forced)
+        live.spool = self._gallery.spool_file() if job.kind == "image" else None
+        self._node.reserve(job, attempt.number, plan, spool=str(live.spool or ""), forced=forced)
         routed = Routed(node=self._node.name, model=plan.spec.model, estimates=(NodeEstimate(node=self._node.name),))
         update = {"attempts": (*job.attempts, attempt), "model": plan.spec.model, "routed": routed}
         live.job = job.model_copy(update=update)
@@ -157,6 +181,8 @@ class Owner:
             if live.cancelled:
                 self._node.cancel(live.job.id)
             outcome = await self._attempt(live)
+            if live.spool is not None:
+                self._gallery.discard(live.spool)
             if live.cancelled and isinstance(outcome, Failed) and outcome.error.code != ErrorCode.INTERRUPTED:
                 return Cancelled()  # an engine that had to be ended for it is no failure of the job
             if not isinstance(outcome, Failed) or live.cancelled:
@@ -165,10 +191,16 @@ class Owner:
             if not after_failure(live.job, outcome.error, told_tokens=live.ttft_s is not None):
                 return outcome
             log.info("job %s is tried again: %s", live.job.id, outcome.error.message)
+            # Queued: should the node end before the next attempt has begun, the job is not charged with that too.
+            live.job = live.job.model_copy(update={"status": "queued", "progress": None})
             try:
                 await self._reserve(live, forced=True)
+            except HerdError as error:
+                return Failed(error=error.info)
+            try:
                 await self._history.save(live.job)
             except HerdError as error:
+                self._node.give_back(live.job.id, len(live.job.attempts))
                 return Failed(error=error.info)
 
     async def _attempt(self, live: LiveJob) -> Outcome:
@@ -219,6 +251,8 @@ class Owner:
             outcome = Completed(result=job.result)
         forget = isinstance(job.result, ChatResult) and not self._chat_keep_s
         await self._write_down(job.model_copy(update={"result": None}) if forget else job)
+        if isinstance(job.result, ChatResult) and not forget:
+            self._answered[job.id] = steady_s()
         live.job = job
         live.log.append(outcome)
         live.ended.set()
@@ -230,12 +264,13 @@ class Owner:
             self._changes.tell(change)
 
     async def _write_down(self, job: Job) -> None:
-        """Write an outcome. What the disk does not take now is tried again until it does, at the latest when the node
-        ends: an outcome that was told must not be another one after the next start."""
+        """Write what stands fast. What the disk does not take now is tried again until it does, at the latest when the
+        node ends: an outcome that was told must not be another one after the next start."""
         try:
             await self._history.save(job)
+            self._unwritten.pop(job.id, None)
         except HerdError as error:
-            log.error("the outcome of %s is not on disk yet: %s", job.id, error)
+            log.error("%s is not on disk as it is now: %s", job.id, error)
             self._unwritten[job.id] = job
             if self._rewriting is None or self._rewriting.done():
                 self._rewriting = asyncio.create_task(self._rewrite())
@@ -251,7 +286,8 @@ class Owner:
                 await self._history.save(job)
             except HerdError:
                 return
-            del self._unwritten[job_id]
+            if self._unwritten.get(job_id) is job:  # else it has gone on meanwhile
+                del self._unwritten[job_id]
 
     async def close(self) -> None:
         """The last chance of outcomes that the disk did not take."""

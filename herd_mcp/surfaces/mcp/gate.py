@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import time
 from collections.abc import Callable
 from typing import Any
 
 from mcp.server.mcpserver import Context
 from pydantic import BaseModel, Field
 
+from herd_mcp.clock import steady_s
 from herd_mcp.jobs import ErrorCode, HerdError
 
 TOKEN_LIFE_S = 300.0
@@ -39,9 +39,10 @@ class TokenNeeded(BaseModel):
 
 
 class Tokens:
-    """Single-use tokens, each for one action on one subject, known to this process only."""
+    """Single-use tokens, each for one action on one subject, known to this process only. `clock`: seconds that no
+    correction of the Mac's time moves."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = steady_s) -> None:
         self._key = secrets.token_bytes(32)
         self._clock = clock
         self._used: dict[str, float] = {}
