@@ -52,10 +52,10 @@ def job_over(job: Job, outcome: Outcome, *, ttft_s: float | None = None, total_s
 
 def taken_up(job: Job) -> Job:
     """A job that a node left, as it is queued again: an attempt that had begun ended with the node."""
-    attempts = job.attempts[:-1]
-    if job.status != "queued" and job.attempts:
-        lost = {"ended_at": time.time(), "outcome": ErrorCode.NODE_LOST.value}
-        attempts = (*attempts, job.attempts[-1].model_copy(update=lost))
+    attempts = job.attempts
+    if attempts and attempts[-1].ended_at is None:
+        lost = attempts[-1].model_copy(update={"ended_at": time.time(), "outcome": ErrorCode.NODE_LOST.value})
+        attempts = attempts[:-1] if job.status == "queued" else (*attempts[:-1], lost)
     return job.model_copy(update={"status": "queued", "progress": None, "attempts": attempts})
 
 
