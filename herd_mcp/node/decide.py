@@ -209,7 +209,6 @@ def _exited(state: State, event: Exited) -> list[Effect]:
     engine = lane.engine if lane else None
     if lane is None or engine is None or engine.generation != event.generation:
         return []
-    lane.engine = None
     lost = [run for run in engine.running.values() if not run.ended]
     error = _crashed(lane.plan.spec.model, event.reason)
     if engine.phase == "starting":
@@ -219,8 +218,9 @@ def _exited(state: State, event: Exited) -> list[Effect]:
         error = error.model_copy(update={"details": {"admitted": True}})
     for run in lost:
         _forget(state, run)
+    lane.engine = None
     if not lane.waiting:
-        state.lanes.pop(event.key, None)
+        del state.lanes[event.key]
     return [tell(run, Failed(error=error)) for run in lost]
 
 
