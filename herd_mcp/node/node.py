@@ -252,9 +252,11 @@ class Node:
         self._dispatch(Close())
         for inbox in self._inboxes.values():
             inbox.put(Failed(error=interrupted()))
-        for engine in self._engines.values():
+        for key, engine in self._engines.items():
             if engine is not None:
                 engine.end("the node ended")
+            else:
+                self._ended[key] = "the node ended"
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=END_S)
         if self._timer is not None:

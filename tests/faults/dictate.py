@@ -39,7 +39,7 @@ def write_script(folder: Path, **acts: Sequence[Act]) -> tuple[str, ...]:
     folder.mkdir(exist_ok=True)
     names = {"chat": CHAT, "image": IMAGE}
     (folder / "script.json").write_text(json.dumps({names[kind]: list(what) for kind, what in acts.items()}))
-    return (sys.executable, "-P", str(PROGRAM), str(folder))
+    return (sys.executable, "-IS", str(PROGRAM), str(folder))
 
 
 @contextlib.asynccontextmanager

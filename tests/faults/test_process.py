@@ -41,6 +41,11 @@ PHASES: dict[str, tuple[str, dict[str, list[Op]]]] = {
     "between steps": ("image", {"run": STEPS[:1]}),
     "while it saves": ("image", {"run": [*STEPS, ["damage"]]}),
 }
+CASES = [  # each stop takes its seconds: two every day, the others when there is time
+    pytest.param(phase, name, marks=pytest.mark.slow if name == "SIGSTOP" and n % 3 else [], id=f"{name} {phase}")
+    for n, phase in enumerate(PHASES)
+    for name in SIGNALS
+]
 
 
 def then(act: dict[str, list[Op]], op: Op) -> Act:
@@ -48,9 +53,8 @@ def then(act: dict[str, list[Op]], op: Op) -> Act:
     return {part: [*ops, op] for part, ops in act.items()}
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("name", SIGNALS)
-async def test_a_death_costs_the_job_one_attempt_and_others_nothing(tmp_path: Path, name: str, phase: str) -> None:
+@pytest.mark.parametrize(("phase", "name"), CASES)
+async def test_a_death_costs_the_job_one_attempt_and_others_nothing(tmp_path: Path, phase: str, name: str) -> None:
     kind, act = PHASES[phase]
     other = "image" if kind == "chat" else "chat"
     acts: dict[str, Any] = {kind: [then(act, ["signal", name]), {}], other: [{"run": [["await", "go"], ["answer"]]}]}
