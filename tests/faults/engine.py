@@ -8,9 +8,11 @@ verb and what it needs; see `Engine`. FOLDER/pids and FOLDER/starts tell afterwa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -163,6 +165,10 @@ class Engine:
         Path(self.start["spool"]).write_bytes(PNG[:4])
 
     def do_kill_node(self) -> None:
+        """Once the node has written down that the run began."""
+        with contextlib.closing(sqlite3.connect(Path(os.environ["HERD_HOME"]) / "herd.db", timeout=60)) as disk:
+            while not disk.execute("SELECT 1 FROM jobs WHERE status = 'running'").fetchone():
+                time.sleep(0.01)
         os.kill(os.getppid(), signal.SIGKILL)
 
 
