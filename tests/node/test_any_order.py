@@ -60,7 +60,10 @@ class Process:
     runs: dict[int, str] = field(default_factory=dict)
     ready: bool = False
     condemned: bool = False
+    lied: bool = False
     work: int = 0
+    progress_at: float = 0.0
+    let_go_at: dict[int, float] = field(default_factory=dict)
 
 
 class World:
@@ -102,13 +105,17 @@ class World:
                 self.told(self.jobs[job_id], job_id, attempt, event)
             case StartEngine(key, generation, _):
                 assert not [model for model, _ in self.live if model == key.model], "two engines of one lane"
-                self.live[key.model, generation] = Process()
+                self.live[key.model, generation] = Process(progress_at=self.now)
             case EndEngine(key, generation, _):
                 process = self.live[key.model, generation]
                 assert not process.condemned, "its end is ordered twice"
                 process.condemned = True
             case Send(key, generation, pipe.Start(run=run)):
                 self.begin(self.live[key.model, generation], run)
+            case Send(key, generation, pipe.Cancel(run=run)):
+                process = self.live[key.model, generation]
+                assert run in process.runs or process.lied, "an engine is to cancel what it does not have"
+                process.let_go_at[run] = self.now
 
     def told(self, job: Asked, job_id: str, attempt: int, event: JobEvent) -> None:
         assert not job.over, "something was told after the outcome"
@@ -133,6 +140,8 @@ class World:
         assert not others or not (job.alone or any(other.alone for other in others)), "it is not alone"
         assert job.attempt <= MAX_DEATHS
         job.begun = True
+        if not process.runs:
+            process.progress_at = self.now
         process.runs[run] = job_id
 
     def check(self) -> None:
@@ -148,6 +157,7 @@ class World:
             engine = lane.engine
             if engine is None:
                 continue
+            assert engine.phase == "starting" or self.live[lane.plan.key.model, engine.generation].ready
             assert len(engine.running) <= lane.plan.capacity
             if engine.phase == "ready" and not engine.condemned and not engine.running and (mine := lane.head):
                 older = [head for head in heads if head.submitted_at < mine.submitted_at]
@@ -156,9 +166,11 @@ class World:
     def check_time(self) -> None:
         """After a tick: nothing is over its time."""
         assert all(self.now < run.deadline_at for run in self.state.runs.values())
-        for _, engine in self.state.engines():
-            if engine.running and not engine.condemned:
-                assert self.now < engine.last_progress_at + STALL_S
+        for process in self.live.values():
+            if not process.condemned and (process.runs or not process.ready):
+                assert self.now < process.progress_at + STALL_S, "an engine stands still"
+                held = [at for run, at in process.let_go_at.items() if run in process.runs]
+                assert all(self.now < at + STALL_S for at in held), "an engine does not let go"
 
     # ── what can happen ──
 
@@ -175,6 +187,7 @@ class World:
         """The node was killed: its owner takes up what was not over, as `Owner.restore` does."""
         self.state = new_state()
         self.live.clear()
+        self.dead.clear()  # numbers begin anew, and so do the pipes
         for job_id, job in self.jobs.items():
             if job.over:
                 continue
@@ -185,7 +198,10 @@ class World:
                 self.do(self.attempt(job_id, forced=True))
 
     def hear(self, at: tuple[str, int], message: pipe.Message) -> list[Effect]:
-        return self.do(Heard(EngineKey(at[0]), at[1], message))
+        lied = at in self.live and self.live[at].lied
+        effects = self.do(Heard(EngineKey(at[0]), at[1], message))
+        assert not lied or not [effect for effect in effects if isinstance(effect, Tell)], "a liar is heard"
+        return effects
 
     def engine(self, what: str, index: int) -> None:
         if not self.live:
@@ -200,9 +216,13 @@ class World:
                 self.do(Exited(EngineKey(at[0]), at[1], "it was killed"))
             case "ready" if not process.ready:
                 process.ready = not process.condemned
+                process.progress_at = self.now
                 self.hear(at, READY)
+            case "beat" if process.ready:
+                self.hear(at, pipe.Step(work=process.work))
             case "work" if process.ready:
                 process.work += 1
+                process.progress_at = self.now
                 self.hear(at, pipe.Step(work=process.work, runs=(pipe.RunDelta(run=run, text="x"),) if run else ()))
             case "done" | "fail" | "cancelled" | "dying" if run is not None:
                 del process.runs[run]
@@ -212,9 +232,13 @@ class World:
                     "dying": pipe.RunFailed(run=run, error=DYING),
                     "cancelled": pipe.RunCancelled(run=run),
                 }
+                process.progress_at = self.now
                 self.hear(at, endings[what])
-            case "lie":
+                assert what != "dying" or process.condemned, "a dying engine is kept"
+            case "lie" if process.ready or index % 7 < 6:
                 self.hear(at, self.lies(run)[index % 7])
+                process.lied = True
+                assert process.condemned, "a lie is believed"
 
     def lies(self, run: int | None) -> list[pipe.Message]:
         old = self.dead[-1][2] if self.dead else 10**6
@@ -232,15 +256,14 @@ class World:
         """What an engine said before it died, read after it is gone."""
         if self.dead:
             model, generation, run = self.dead[index % len(self.dead)]
-            assert not [
-                e for e in self.hear((model, generation), pipe.Done(run=run, facts=FACTS)) if isinstance(e, Tell)
-            ]
+            assert self.hear((model, generation), pipe.Done(run=run, facts=FACTS)) == []
 
 
-DEEDS = ("ask", "ask", "submit", "release", "cancel", "tick", "wait", "late", "start again")
-WORDS = ("ready", "ready", "work", "done", "fail", "cancelled", "dying", "lie", "gone")
+DEEDS = ("ask", "crowd", "submit", "release", "cancel", "tick", "wait", "late", "start again")
+WORDS = ("ready", "ready", "work", "beat", "done", "fail", "cancelled", "dying", "lie", "gone")
 STEPS = st.lists(
     st.tuples(st.sampled_from(DEEDS + WORDS), st.integers(0, 13), st.sampled_from(sorted(MODELS))),
+    min_size=20,
     max_size=120,
 )
 
@@ -249,6 +272,11 @@ def act(world: World, what: str, index: int, model: str) -> None:
     jobs = list(world.jobs)
     if what in ("ask", "submit"):
         world.ask(model, release=what == "ask")
+    elif what == "crowd":
+        for _ in range(3):
+            world.ask("b", release=True)
+        for index in range(len(world.live)):
+            world.engine("ready", index)
     elif what in ("release", "cancel") and jobs:
         job_id = jobs[-1 - index % len(jobs)]
         world.do(Release(job_id) if what == "release" else Cancel(job_id))
