@@ -8,7 +8,7 @@ from pathlib import Path
 
 from herd_mcp.jobs import Completed, Failed
 from tests.conftest import until
-from tests.faults.dictate import Act, attempts, chat, dictated, image, noted, outcome, write_script
+from tests.faults.dictate import Act, attempts, chat, dictated, has_status, image, noted, outcome, write_script
 
 NODE = """
 import asyncio, sys
@@ -101,8 +101,9 @@ async def test_those_that_were_in_an_engine_that_died_run_again_one_at_a_time(tm
     hold: Act = {"runs": {POISON: [["await", "all"], ["signal", "SIGKILL"]]}, "run": [["hold"]]}
     after: Act = {"runs": {POISON: [["signal", "SIGKILL"]]}}
     async with dictated(folder, chat=[hold, after]) as herd:
-        innocent = [await herd.submit(chat(str(n)), client="test") for n in range(5)]
         poison = await herd.submit(chat(POISON), client="test")
+        innocent = [await herd.submit(chat(str(n)), client="test") for n in range(5)]
+        await has_status(herd, innocent[-1], "running")
         (folder / "all").touch()
         assert await attempts(herd, poison) == ["engine_crashed"] * 2
         for job in innocent:
