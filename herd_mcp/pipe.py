@@ -1,7 +1,8 @@
 """The words on the private pipe between a node and an engine process: one JSON object per line, ASCII only.
 
 The node writes commands to the engine's stdin, the engine writes messages to a private copy of its stdout. `run` is a
-number the node gives to one attempt of one job; messages about a run that the node no longer knows are dropped.
+number the node gives to one attempt of one job. `node/protocol.py` says which message may come when; an engine that
+says anything else is ended.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ from pydantic import Field, TypeAdapter
 from herd_mcp.jobs import ErrorInfo, Frozen, Kind, Request, ToolCall
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""Longest line either side accepts; a chat of MAX_CHAT_CHARS or a picture of MAX_PICTURE_BYTES fits, escaped."""
+"""Longest command; a chat of MAX_CHAT_CHARS or a picture of MAX_PICTURE_BYTES fits, escaped."""
+
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+"""Longest message of an engine. The longest that is meant is one step with a tool call as long as a model's context."""
+
+DEFAULT_MAX_TOKENS = 4096
+"""Length of an answer when the request names none, or what remains of the context if that is less."""
+
+LOADING_STEP = 0.01
+"""The least rise of a loading fraction that is worth a message."""
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class EngineSpec(Frozen):
@@ -65,17 +78,17 @@ COMMAND: TypeAdapter[Load | Start | Cancel] = TypeAdapter(Command)
 
 class LoadingNow(Frozen):
     ev: Literal["loading"] = "loading"
-    fraction: float
+    fraction: Annotated[float, Field(ge=0, le=1)]
 
 
 class Ready(Frozen):
     """Loaded and proved: one token or one step has been produced."""
 
     ev: Literal["ready"] = "ready"
-    weights_bytes: int
-    active_bytes: int
-    peak_bytes: int
-    context_tokens: int | None = None
+    weights_bytes: Count
+    active_bytes: Count
+    peak_bytes: Count
+    context_tokens: Count | None = None
     """Chat: the longest conversation the model takes."""
 
 
@@ -86,16 +99,19 @@ class RunDelta(Frozen):
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    step: int | None = None
-    steps: int | None = None
+    step: Count | None = None
+    steps: Count | None = None
     message: str = ""
 
 
 class Step(Frozen):
-    """One step of the engine with everything it brought, for all runs at once. Also sent empty as a sign of progress
-    (a prefill chunk, a text encoding) so that the node can tell work from a hang."""
+    """One step of the engine with everything it brought, for all runs at once. Also sent without runs as a sign of
+    progress (a prefill chunk, a text encoding) so that the node can tell work from a hang."""
 
     ev: Literal["step"] = "step"
+    work: Count
+    """What was computed since the engine began: tokens of prompts and answers, or steps of images. An engine with runs
+    whose number stands still for engine_stall_s is hung, however much it says."""
     runs: tuple[RunDelta, ...] = ()
 
 
@@ -104,24 +120,24 @@ class ChatFacts(Frozen):
 
     kind: Literal["chat"] = "chat"
     finish_reason: Literal["stop", "length", "tool_calls"]
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    prefill_s: float
-    decode_s: float
+    prompt_tokens: Count
+    cached_tokens: Count
+    completion_tokens: Count
+    prefill_s: Seconds
+    decode_s: Seconds
 
 
 class ImageFacts(Frozen):
     """What was drawn into the spool file, with the values that were used where the request named none."""
 
     kind: Literal["image"] = "image"
-    width: int
-    height: int
-    steps: int
-    seed: int
-    guidance: float | None
+    width: Count
+    height: Count
+    steps: Count
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    guidance: Annotated[float, Field(allow_inf_nan=False)] | None
     quantize: int | None
-    run_s: float
+    run_s: Seconds
 
 
 class Done(Frozen):

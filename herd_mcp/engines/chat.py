@@ -24,15 +24,23 @@ from herd_mcp.engines.prompt_cache import PromptCache
 from herd_mcp.engines.sampling import Choice, choose, model_defaults, processors_of, sampler_of
 from herd_mcp.engines.text import Prompt, least_tokens, render
 from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message, Sampling
-from herd_mcp.pipe import ChatFacts, Done, EngineSpec, Ready, RunCancelled, RunDelta, RunFailed, Start, Step
+from herd_mcp.pipe import (
+    DEFAULT_MAX_TOKENS,
+    ChatFacts,
+    Done,
+    EngineSpec,
+    Ready,
+    RunCancelled,
+    RunDelta,
+    RunFailed,
+    Start,
+    Step,
+)
 
 _generate: Any = sys.modules["mlx_lm.generate"]
 # BatchGenerator's constructor raises the GPU's wired memory limit, which is tied to kernel panics on Macs short of
 # memory. Its only way in is this function of its module; None is its own word for "the device has no such limit".
 _generate.maybe_set_recommended_wired_limit = lambda: None
-
-DEFAULT_MAX_TOKENS = 4096
-"""Length of an answer when the request names none, or what remains of the context if that is less."""
 
 PREFILL_CHUNK_TOKENS = 512
 """Prompt tokens per step: how long other streams wait at most, and how soon a cancelled prompt ends."""
@@ -58,6 +66,7 @@ class _Run:
     speech: Speech
     prompt_tokens: int
     cached_tokens: int
+    prefilled_tokens: int = 0
     completion_tokens: int = 0
     prefill_began_s: float = 0.0
     first_token_s: float = 0.0
@@ -89,6 +98,7 @@ class ChatEngine:
         self._runs: dict[int, _Run] = {}
         self._by_uid: dict[int, _Run] = {}
         self._cancels: deque[int] = deque()
+        self._work = 0
 
     # ── loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,8 +216,13 @@ class ChatEngine:
         now_s = time.perf_counter()
         for response in prefilled:
             run = self._by_uid.get(response.uid)
-            if run is not None and not run.prefill_began_s:
-                run.prefill_began_s = began_s
+            if run is None:
+                continue
+            run.prefill_began_s = run.prefill_began_s or began_s
+            # Counted by what the batch says of its progress: one that goes round without any must not look alive.
+            self._work += max(0, response.progress[0] - run.prefilled_tokens)
+            run.prefilled_tokens = max(run.prefilled_tokens, response.progress[0])
+        self._work += len(said)
         deltas: list[RunDelta] = []
         endings: list[Done | RunFailed] = []
         for response in said:
@@ -216,7 +231,7 @@ class ChatEngine:
             run.last_token_s = now_s
             run.completion_tokens += 1
             self._hear(run, response, deltas, endings)
-        emit(Step(runs=tuple(deltas)))
+        emit(Step(work=self._work, runs=tuple(deltas)))
         for ending in endings:
             emit(ending)
         if not self._runs:

@@ -109,6 +109,7 @@ class ImageEngine:
         self._admitted: set[int] = set()
         self._cancelled: set[int] = set()
         self._watcher = _Watcher()
+        self._work = 0
 
     # ── Loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -196,7 +197,8 @@ class ImageEngine:
         import mlx.core as mx
 
         def send(delta: RunDelta | None) -> None:
-            emit(Step(runs=(delta,) if delta else ()))
+            self._work += 1
+            emit(Step(work=self._work, runs=(delta,) if delta else ()))
 
         run = _Run(prepared.drawing, send, lambda: number in self._cancelled, number)
         started = time.monotonic()

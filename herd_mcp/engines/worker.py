@@ -27,6 +27,7 @@ from herd_mcp.engines.engine import Engine
 from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError, Kind
 from herd_mcp.pipe import (
     COMMAND,
+    LOADING_STEP,
     MAX_LINE_BYTES,
     Cancel,
     Done,
@@ -150,7 +151,7 @@ class Worker:
 
         def report(fraction: float) -> None:
             nonlocal told
-            if fraction >= told + 0.01:
+            if fraction >= told + LOADING_STEP:
                 told = fraction
                 self._outbox.send(LoadingNow(fraction=min(1.0, fraction)))
 

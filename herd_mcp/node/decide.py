@@ -1,12 +1,7 @@
 """Every decision of a node: `decide(state, event, now)` changes the state and says what to do. No I/O, no clock.
 
-The order of decisions, each time something happened:
-1. The event itself: take or refuse a job, note what an engine said, end what is over its time.
-2. Lanes in the order of their oldest job that may start:
-   a. engine ready: start jobs while there is room in it;
-   b. no engine: start one if its reservation fits in the budget;
-   c. it does not fit: end idle engines, the one longest unused first, if that makes room;
-   d. it would not make room: wait, and let no engine start jobs younger than this one, so that room comes.
+Each time something happened, first the event itself: take or refuse a job, note what an engine said, end what is over
+its time. Then who runs next (`schedule.py`).
 """
 
 from __future__ import annotations
@@ -14,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from herd_mcp import pipe
-from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loading, Progress, Queued
+from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loading, Queued
 from herd_mcp.node import memory
 from herd_mcp.node.events import (
     Cancel,
     Close,
     Drain,
     Effect,
-    EndEngine,
     Event,
     Exited,
     Heard,
@@ -29,13 +23,13 @@ from herd_mcp.node.events import (
     Release,
     Send,
     Slept,
-    StartEngine,
     Submit,
-    Tell,
     Tick,
 )
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Run, State
 from herd_mcp.node.outcome import completed, deltas
+from herd_mcp.node.protocol import check, overdue
+from herd_mcp.node.schedule import end, schedule, tell
 
 
 def decide(state: State, event: Event, now: float) -> list[Effect]:
@@ -48,7 +42,7 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             if run := state.runs.get(job_id):
                 run.held = False
         case Cancel(job_id):
-            effects += _cancel(state, job_id)
+            effects += _cancel(state, job_id, now)
         case Heard(key, generation, message):
             effects += _heard(state, key, generation, message, now)
         case Exited():
@@ -64,7 +58,7 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
     plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow)
     if not plain and not state.closed:
-        effects += _schedule(state, now)
+        effects += schedule(state, now)
     return effects
 
 
@@ -79,6 +73,9 @@ def next_tick_at(state: State) -> float | None:
             times.append(engine.started_at + limits.load_timeout_s)
         if engine.running or engine.phase == "starting":
             times.append(engine.last_progress_at + limits.engine_stall_s)
+            times += [
+                run.let_go_at + limits.engine_stall_s for run in engine.running.values() if run.let_go_at is not None
+            ]
         elif limits.idle_unload_s and not lane.waiting:
             times.append(engine.last_used_at + limits.idle_unload_s)
     return min(times, default=None)
@@ -90,8 +87,8 @@ def next_tick_at(state: State) -> float | None:
 def _submit(state: State, event: Submit, now: float) -> list[Effect]:
     plan = event.plan
     lane = state.lanes.get(plan.key)
-    if state.draining and not event.forced:
-        return [Refuse(event.job_id, _draining())]
+    if state.closed or (state.draining and not event.forced):
+        return [Refuse(event.job_id, interrupted() if event.forced else _draining())]
     if plan.reserve_bytes > state.limits.budget_bytes:
         refusal = memory.too_big(plan.spec.model, plan.reserve_bytes, state.limits.budget_bytes)
         return [Refuse(event.job_id, refusal.info)]
@@ -110,25 +107,27 @@ def _submit(state: State, event: Submit, now: float) -> list[Effect]:
         spool=event.spool,
         submitted_at=now,
         deadline_at=now + event.timeout_s,
+        alone=event.alone,
     )
     state.runs[event.job_id] = run
     position = len(lane.waiting)
     lane.waiting.append(run)
-    return [_tell(run, Queued(position=position, eta_s=lane.eta_s(position)))]
+    return [tell(run, Queued(position=position, eta_s=lane.eta_s(position)))]
 
 
-def _cancel(state: State, job_id: str) -> list[Effect]:
+def _cancel(state: State, job_id: str, now: float) -> list[Effect]:
     run = state.runs.get(job_id)
     if run is None or run.cancelling:
         return []
     if run.started_at is None:
         _forget(state, run)
-        return [_tell(run, Cancelled())]
+        return [tell(run, Cancelled())]
     run.cancelling = True
-    return _let_go(state, run)
+    return _let_go(state, run, now)
 
 
-def _let_go(state: State, run: Run) -> list[Effect]:
+def _let_go(state: State, run: Run, now: float) -> list[Effect]:
+    run.let_go_at = now if run.let_go_at is None else run.let_go_at
     engine = state.lanes[run.key].engine
     return [Send(run.key, engine.generation, pipe.Cancel(run=run.number))] if engine else []
 
@@ -151,19 +150,26 @@ def _heard(state: State, key: EngineKey, generation: int, message: pipe.Message,
     engine = lane.engine if lane else None
     if lane is None or engine is None or engine.generation != generation:
         return []  # the last words of a process that was ended
-    engine.last_progress_at = now
+    if engine.broken:
+        return []
+    if wrong := check(engine, lane.plan.spec.kind, message, now):
+        engine.broken = True
+        return [] if engine.condemned else [end(key, engine, wrong)]
     match message:
         case pipe.Step():
-            return [_tell(run, event) for run, event in _steps(engine, message, now)]
+            return [tell(run, event) for run, event in _steps(engine, message, now)]
         case pipe.LoadingNow(fraction=fraction):
-            return [_tell(run, Loading(fraction=fraction)) for run in lane.waiting if not run.held]
+            if engine.vain_messages:
+                return []
+            return [tell(run, Loading(fraction=fraction)) for run in lane.waiting if not run.held]
         case pipe.Ready():
-            engine.phase = "ready"
-            engine.ready_at = engine.last_used_at = now
+            if not engine.condemned:  # else it came too late, and those who wait for it are charged with its end
+                engine.phase = "ready"
+                engine.ready_at = engine.last_used_at = now
             return []
         case pipe.LoadFailed(error=error):
             engine.load_error = error
-            return []
+            return [] if engine.condemned else [end(key, engine, error.message)]
         case pipe.Done() | pipe.RunFailed() | pipe.RunCancelled():
             return _run_over(state, lane, engine, message, now)
 
@@ -190,11 +196,15 @@ def _run_over(
         case pipe.Done(facts=facts):
             taken_s = now - (run.started_at or now)
             lane.mean_run_s = taken_s if lane.mean_run_s is None else 0.7 * lane.mean_run_s + 0.3 * taken_s
-            return [_tell(run, completed(run, facts, state.node, lane.plan.spec.model, now))]
+            return [tell(run, completed(run, facts, state.node, lane.plan.spec.model, now))]
         case pipe.RunFailed(error=error):
-            return [_tell(run, Failed(error=error))]
+            told: list[Effect] = [tell(run, Failed(error=error))]
+            if error.code == ErrorCode.ENGINE_CRASHED and not engine.condemned:
+                # It is about to die: whoever were started in it now would die with it.
+                told.append(end(lane.plan.key, engine, error.message))
+            return told
         case pipe.RunCancelled():
-            return [_tell(run, Cancelled())]
+            return [tell(run, Cancelled())]
 
 
 def _exited(state: State, event: Exited) -> list[Effect]:
@@ -202,26 +212,23 @@ def _exited(state: State, event: Exited) -> list[Effect]:
     engine = lane.engine if lane else None
     if lane is None or engine is None or engine.generation != event.generation:
         return []
-    lane.engine = None
     lost = [run for run in engine.running.values() if not run.ended]
     error = _crashed(lane.plan.spec.model, event.reason)
     if engine.phase == "starting":
-        lost += [run for run in lane.waiting if not run.held]
+        lost = [run for run in lane.waiting if not run.held]
         error = engine.load_error or error
+    else:
+        error = error.model_copy(update={"details": {"admitted": True}})
     for run in lost:
         _forget(state, run)
+    lane.engine = None
     if not lane.waiting:
-        state.lanes.pop(event.key, None)
-    return [_tell(run, Failed(error=error)) for run in lost]
+        del state.lanes[event.key]
+    return [tell(run, Failed(error=error)) for run in lost]
 
 
 def _idle(lane: Lane, engine: Engine) -> bool:
     return not engine.condemned and not engine.running and not lane.waiting
-
-
-def _end(key: EngineKey, engine: Engine, reason: str) -> EndEngine:
-    engine.condemned = True
-    return EndEngine(key, engine.generation, reason)
 
 
 # ── Time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,8 +247,8 @@ def _tick(state: State, now: float) -> list[Effect]:
         _forget(state, run)
         if run.started_at is not None:
             run.ended = True
-            effects += _let_go(state, run)
-        effects.append(_tell(run, Failed(error=error)))
+            effects += _let_go(state, run, now)
+        effects.append(tell(run, Failed(error=error)))
     for lane, engine in list(state.engines()):
         effects += _watch(state, lane, engine, now)
     return effects
@@ -263,96 +270,19 @@ def _watch(state: State, lane: Lane, engine: Engine, now: float) -> list[Effect]
     if engine.condemned:
         return []
     if engine.phase == "starting" and now - engine.started_at >= limits.load_timeout_s:
-        return [_end(key, engine, f"loading took longer than load_timeout_s ({limits.load_timeout_s:g} s)")]
+        return [end(key, engine, f"loading took longer than load_timeout_s ({limits.load_timeout_s:g} s)")]
     if (engine.running or engine.phase == "starting") and silent_s >= limits.engine_stall_s:
-        return [_end(key, engine, f"no progress for {silent_s:.0f} s (engine_stall_s)")]
+        return [end(key, engine, f"no progress for {silent_s:.0f} s (engine_stall_s)")]
+    if any(overdue(run, now, limits.engine_stall_s) for run in engine.running.values()):
+        return [
+            end(key, engine, f"it did not let go of a cancelled run in {limits.engine_stall_s:g} s (engine_stall_s)")
+        ]
     if limits.idle_unload_s and _idle(lane, engine) and now - engine.last_used_at >= limits.idle_unload_s:
-        return [_end(key, engine, "idle")]
+        return [end(key, engine, "idle")]
     return []
 
 
-# ── Who runs next ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _schedule(state: State, now: float) -> list[Effect]:
-    effects: list[Effect] = []
-    claimed_at: float | None = None  # when the oldest job came that waits for others' memory
-    heads = [(head.submitted_at, head.number, lane) for lane in state.lanes.values() if (head := lane.head)]
-    for submitted_at, _, lane in sorted(heads, key=lambda row: row[:2]):
-        if lane.engine is None:
-            room, made = _make_room(state, lane)
-            effects += made
-            if room and claimed_at is None:
-                effects.append(_start_engine(state, lane, now))
-            elif claimed_at is None:
-                claimed_at = submitted_at
-        elif lane.engine.phase == "ready" and not lane.engine.condemned:
-            effects += _start_runs(state, lane, lane.engine, claimed_at, now)
-    return effects
-
-
-def _make_room(state: State, lane: Lane) -> tuple[bool, list[Effect]]:
-    """Whether the lane's engine fits now, and the idle engines to end if that makes it fit soon."""
-    missing = lane.plan.reserve_bytes + state.reserved_bytes - state.limits.budget_bytes
-    if missing <= 0:
-        return True, []
-    missing -= sum(engine.reserved_bytes for _, engine in state.engines() if engine.condemned)
-    leaving: list[tuple[Lane, Engine]] = []
-    for other, engine in sorted(state.engines(), key=lambda pair: pair[1].last_used_at):
-        if missing <= 0:
-            break
-        if engine.phase == "ready" and not engine.condemned and not engine.running and not _owed_first(other, lane):
-            leaving.append((other, engine))
-            missing -= engine.reserved_bytes
-    if missing > 0:
-        return False, []
-    return False, [_end(other.plan.key, engine, f"room for {lane.plan.spec.model}") for other, engine in leaving]
-
-
-def _owed_first(other: Lane, lane: Lane) -> bool:
-    """Whether `other` has a job that came before the one that `lane` wants room for."""
-    mine, theirs = lane.head, other.head
-    return mine is not None and theirs is not None and theirs.number < mine.number
-
-
-def _start_engine(state: State, lane: Lane, now: float) -> StartEngine:
-    plan = lane.plan
-    lane.engine = Engine(
-        generation=state.number(),
-        reserved_bytes=plan.reserve_bytes,
-        started_at=now,
-        last_used_at=now,
-        last_progress_at=now,
-    )
-    return StartEngine(plan.key, lane.engine.generation, plan.spec)
-
-
-def _start_runs(state: State, lane: Lane, engine: Engine, claimed_at: float | None, now: float) -> list[Effect]:
-    effects: list[Effect] = []
-    while (run := lane.head) and len(engine.running) < lane.plan.capacity:
-        if claimed_at is not None and run.submitted_at > claimed_at:
-            break
-        lane.waiting.remove(run)
-        if not engine.running:
-            engine.last_progress_at = now  # it was idle, not silent
-        engine.running[run.number] = run
-        engine.last_used_at = run.started_at = now
-        run.load_s = max(0.0, (engine.ready_at or now) - max(run.submitted_at, engine.started_at))
-        start = pipe.Start(run=run.number, request=run.request, spool=run.spool)
-        effects.append(_tell(run, Progress(step=0, steps=run.steps, message="started")))
-        effects.append(Send(lane.plan.key, engine.generation, start))
-    if effects and lane.plan.capacity == 1:
-        effects += [
-            _tell(run, Queued(position=i, eta_s=lane.eta_s(i))) for i, run in enumerate(lane.waiting) if not run.held
-        ]
-    return effects
-
-
 # ── Words ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _tell(run: Run, event: JobEvent) -> Tell:
-    return Tell(run.job_id, run.attempt, event)
 
 
 def _busy(lane: Lane) -> ErrorInfo:
@@ -374,6 +304,16 @@ def _draining() -> ErrorInfo:
         hint="Start it again with `herd-mcp up`.",
         retryable=True,
         details={"retry_after_s": 5},
+    )
+
+
+def interrupted() -> ErrorInfo:
+    """What a job is told that the node's end cut short."""
+    return ErrorInfo(
+        code=ErrorCode.INTERRUPTED,
+        message="The node ended before the job was done.",
+        hint="Ask again when it is back (`herd-mcp up`).",
+        retryable=True,
     )
 
 

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -24,22 +24,44 @@ from herd_mcp import pipe
 
 log = logging.getLogger(__name__)
 
+WORKER: tuple[str, ...] = (sys.executable, "-P", "-m", "herd_mcp.engines.worker")
+"""The command that becomes an engine. The one place where a test puts an engine that misbehaves."""
 SITTER = 'read g; cat >/dev/null; kill -9 -"$g"'
 LAST_WORDS_LINES = 12
 EXIT_S = 1.0
 """How long a process may take to exit after it closed its pipe; then it is killed."""
 REAP_S = 10.0
-"""How long the system may take to deliver a killed process."""
+"""How long the system may take to deliver a killed process before the log says so."""
+
+
+class _Death(SubprocessStreamProtocol):
+    """Tells when the process itself is gone. asyncio's `wait` also waits for the ends of its pipes, which a forked
+    child may hold open for ever."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=pipe.MAX_MESSAGE_BYTES, loop=loop)
+        self.told = asyncio.Event()
+
+    def process_exited(self) -> None:
+        self.told.set()
+        super().process_exited()
 
 
 class EngineProcess:
-    """A running engine. `on_message` and `on_exit` are called on the event loop; `on_exit` once, last."""
+    """A running engine. `on_message` is called on the event loop."""
 
     def __init__(
-        self, process: Process, sitter: Process, on_message: Callable[[pipe.Message], None], spec: pipe.EngineSpec
+        self,
+        transport: asyncio.SubprocessTransport,
+        death: _Death,
+        sitter: Process,
+        on_message: Callable[[pipe.Message], None],
+        spec: pipe.EngineSpec,
     ) -> None:
-        self.pid = process.pid
-        self._process = process
+        self.pid = transport.get_pid()
+        self._transport = transport
+        self._death = death
+        self._process = Process(transport, death, asyncio.get_running_loop())
         self._sitter = sitter
         self._on_message = on_message
         self._name = spec.model
@@ -57,21 +79,23 @@ class EngineProcess:
     ) -> EngineProcess:
         """Start the process and give it its model to load. `hub_cache`: some image models read parts of other
         repositories there. Raises OSError when it cannot be started."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "herd_mcp.engines.worker",
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=pipe.MAX_LINE_BYTES, process_group=0,
-            env=_environment(hub_cache),
+        loop = asyncio.get_running_loop()
+        transport, death = await loop.subprocess_exec(
+            lambda: _Death(loop), *WORKER,
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, process_group=0, env=_environment(hub_cache),
         )  # fmt: skip
+        pid = transport.get_pid()
         try:
             sitter = await asyncio.create_subprocess_exec(
-                "/bin/sh", "-c", SITTER, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, process_group=process.pid
+                "/bin/sh", "-c", SITTER, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, process_group=pid
             )
         except BaseException:
-            process.kill()
+            transport.kill()
+            transport.close()
             raise
         assert sitter.stdin is not None
-        sitter.stdin.write(f"{process.pid}\n".encode())
-        engine = cls(process, sitter, on_message, spec)
+        sitter.stdin.write(f"{pid}\n".encode())
+        engine = cls(transport, death, sitter, on_message, spec)
         engine.send(pipe.Load(spec=spec))
         return engine
 
@@ -83,30 +107,55 @@ class EngineProcess:
 
     def end(self, reason: str) -> None:
         """Kill the process group. `run` returns soon after."""
-        if self._over:
-            return  # the group's number may be somebody else's by now
         self._end_reason = self._end_reason or reason
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._kill_group()
 
     async def run(self) -> str:
-        """Pass on every message until the process is gone; returns why it ended, as part of a sentence."""
+        """Pass on every message until the process is gone; returns why it ended, as part of a sentence.
+
+        Returns only then: as long as the system has not let go of the process, it holds its memory.
+        """
         errors = asyncio.create_task(self._read_errors())
+        messages = asyncio.create_task(self._read_messages())
+        death = asyncio.create_task(self._death.told.wait())
         try:
-            await self._read_messages()
-            try:
-                await asyncio.wait_for(self._process.wait(), EXIT_S)
-            except TimeoutError:
+            await asyncio.wait({messages, death}, return_when=asyncio.FIRST_COMPLETED)
+            if not death.done():
+                await asyncio.wait({death}, timeout=EXIT_S)
+            if not death.done():
                 self.end("it closed its pipe and did not exit")
-            code = await asyncio.wait_for(self._process.wait(), REAP_S)
-            why = self._why(code)
+            await self._dead()
+            # Its last words may still lie in the pipes. A child that left the group may hold them open for ever.
+            await asyncio.wait({messages, errors}, timeout=EXIT_S)
+            if messages.done():
+                messages.result()
+            why = self._why(self._process.returncode or 0)
         finally:
             self.end("the node ended it")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._sitter.wait(), REAP_S)
-            self._over = True
-            errors.cancel()
+            await self._dead()
+            for task in (errors, messages, death):
+                task.cancel()
+            await asyncio.wait({errors, messages, death})
+            self._transport.close()
         return why
+
+    async def _dead(self) -> None:
+        """Until the process is gone, and with it what it forked into its group."""
+        while not self._death.told.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._death.told.wait(), REAP_S)
+                break
+            log.error("the system has not let go of engine %s, pid %d, for %.0f s", self._name, self.pid, REAP_S)
+        self._kill_group()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._sitter.wait(), REAP_S)
+        self._over = True
+
+    def _kill_group(self) -> None:
+        if self._over:
+            return  # the group's number may be somebody else's by now
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def _read_messages(self) -> None:
         assert self._process.stdout is not None
@@ -116,15 +165,19 @@ class EngineProcess:
             except ValueError:
                 self.end("it sent a line longer than the pipe allows")
                 return
-            if not line:
-                return
+            if not line.endswith(b"\n"):
+                return  # the end, perhaps in the middle of a line: how the process died says more
             try:
                 message = pipe.MESSAGE.validate_json(line)
             except ValidationError:
                 log.error("engine %s sent what is not a message: %r", self._name, line[:200])
                 self.end("it sent garbage on its pipe")
                 return
-            self._on_message(message)
+            try:
+                self._on_message(message)
+            except Exception:
+                self.end("the node made a mistake with what it said")
+                raise
 
     async def _read_errors(self) -> None:
         """The engine's stderr, where libraries print, goes to the log in bounded pieces."""

@@ -13,7 +13,8 @@ from herd_mcp.node.lanes import EngineKey, Plan
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A job asks for a place. It is held until `Release`. `forced`: it was accepted before, no limit refuses it."""
+    """A job asks for a place. It is held until `Release`. `forced`: it was accepted before, no limit refuses it.
+    `alone`: it was in an engine that died, and shares the next with nobody."""
 
     job_id: str
     attempt: int
@@ -22,6 +23,7 @@ class Submit:
     spool: str
     timeout_s: float
     forced: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

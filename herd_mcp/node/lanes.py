@@ -42,6 +42,8 @@ class Run:
     spool: str
     submitted_at: float
     deadline_at: float
+    alone: bool = False
+    """Shares its engine with nobody: it was in one that died, and is not to take others with it."""
     held: bool = True
     """Not to be started yet: the job is not on disk."""
     started_at: float | None = None
@@ -50,6 +52,10 @@ class Run:
     cancelling: bool = False
     ended: bool = False
     """Its end was told (a timeout), but the engine has not let go of it yet."""
+    let_go_at: float | None = None
+    """When the engine was told to let go of it."""
+    deltas: int = 0
+    chars: int = 0
     step: int = 0
     steps: int = 0
     text: list[str] = field(default_factory=list)
@@ -71,6 +77,14 @@ class Engine:
     ready_at: float | None = None
     last_used_at: float = 0.0
     last_progress_at: float = 0.0
+    loaded: float = -1.0
+    """The last fraction it told of its loading."""
+    work: int = 0
+    """What it told it has computed, as `pipe.Step.work`."""
+    vain_messages: int = 0
+    """Messages since the last that told of progress."""
+    broken: bool = False
+    """It broke the protocol: nothing it says counts any more."""
     running: dict[int, Run] = field(default_factory=dict)
     load_error: ErrorInfo | None = None
 

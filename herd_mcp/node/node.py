@@ -24,7 +24,7 @@ from herd_mcp.jobs import (
 )
 from herd_mcp.node import memory
 from herd_mcp.node.choose import choose
-from herd_mcp.node.decide import decide, next_tick_at
+from herd_mcp.node.decide import decide, interrupted, next_tick_at
 from herd_mcp.node.engines import EngineProcess
 from herd_mcp.node.events import (
     Cancel,
@@ -110,6 +110,7 @@ class Node:
         """Engines whose end was ordered before their process was there."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._todo: deque[Event] = deque()
+        self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
         self._models: list[ModelInfo] = []
         self._models_at = float("-inf")
@@ -146,13 +147,16 @@ class Node:
             capacity=self.settings.chat_batch if model.kind == "chat" else 1,
         )
 
-    def reserve(self, job: Job, attempt: int, plan: Plan, *, spool: str = "", forced: bool = False) -> None:
-        """Take a place for the job, or raise HerdError (busy, insufficient_memory, draining). It waits for `run`."""
+    def reserve(
+        self, job: Job, attempt: int, plan: Plan, *, spool: str = "", forced: bool = False, alone: bool = False
+    ) -> None:
+        """Take a place for the job, or raise HerdError (busy, insufficient_memory, draining, interrupted). It waits for
+        `run`. `alone`: it shares its engine with nobody."""
         assert job.request is not None
         refusals: list[ErrorInfo] = []
         timeout_s = self.settings.job_timeout_s
         self._inboxes[job.id, attempt] = Inbox()
-        self._dispatch(Submit(job.id, attempt, job.request, plan, spool, timeout_s, forced), refusals)
+        self._dispatch(Submit(job.id, attempt, job.request, plan, spool, timeout_s, forced, alone), refusals)
         if refusals:
             del self._inboxes[job.id, attempt]
             raise HerdError.of(refusals[0])
@@ -252,10 +256,12 @@ class Node:
         """End every engine and wait until all are gone. Runs still going fail as `interrupted`."""
         self._dispatch(Close())
         for inbox in self._inboxes.values():
-            inbox.put(Failed(error=_interrupted()))
-        for engine in self._engines.values():
+            inbox.put(Failed(error=interrupted()))
+        for key, engine in self._engines.items():
             if engine is not None:
                 engine.end("the node ended")
+            else:
+                self._ended[key] = "the node ended"
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=END_S)
         if self._timer is not None:
@@ -266,12 +272,15 @@ class Node:
     def _dispatch(self, event: Event, refusals: list[ErrorInfo] | None = None) -> None:
         """One step of the owner. What carrying out an effect brings about is done after it, never inside it."""
         self._todo.append(event)
-        if len(self._todo) > 1:
+        if self._deciding:
             return
-        while self._todo:
-            for effect in decide(self._state, self._todo[0], time.monotonic()):
-                self._carry_out(effect, refusals)
-            self._todo.popleft()
+        self._deciding = True
+        try:
+            while self._todo:
+                for effect in decide(self._state, self._todo.popleft(), time.monotonic()):
+                    self._carry_out(effect, refusals)
+        finally:
+            self._deciding = False  # also after a mistake of ours: the next event shall not wait for ever
         if not (isinstance(event, Heard) and isinstance(event.message, pipe.Step)):
             self._set_timer()  # a step only moves what is due to later: the hot path leaves the timer as it is
 
@@ -376,12 +385,3 @@ class Node:
                 f"Ask for at most {limit} px.",
                 details={"max_px": limit},
             )
-
-
-def _interrupted() -> ErrorInfo:
-    return ErrorInfo(
-        code=ErrorCode.INTERRUPTED,
-        message="The node ended before the job was done.",
-        hint="Ask again when it is back (`herd-mcp up`).",
-        retryable=True,
-    )

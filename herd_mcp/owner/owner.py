@@ -32,7 +32,7 @@ from herd_mcp.node.history import History
 from herd_mcp.node.node import Node
 from herd_mcp.owner.joblog import JobLog
 from herd_mcp.owner.record import Outcome, attempt_over, internal, job_over, taken_up
-from herd_mcp.owner.retry import after_failure, after_restart
+from herd_mcp.owner.retry import after_failure, after_restart, alone_after
 from herd_mcp.state import Change
 
 log = logging.getLogger(__name__)
@@ -150,16 +150,20 @@ class Owner:
 
     # ── one job ──
 
-    async def _reserve(self, live: LiveJob, *, forced: bool) -> None:
+    async def _reserve(self, live: LiveJob, *, forced: bool, alone: bool = False) -> None:
         """Place the next attempt on a node. Raises HerdError."""
         job = live.job
         assert job.request is not None
         plan = await self._node.plan(job.request)
         attempt = Attempt(number=len(job.attempts) + 1, node=self._node.name, started_at=time.time())
         live.spool = self._gallery.spool_file() if job.kind == "image" else None
-        self._node.reserve(job, attempt.number, plan, spool=str(live.spool or ""), forced=forced)
+        self._node.reserve(job, attempt.number, plan, spool=str(live.spool or ""), forced=forced, alone=alone)
         routed = Routed(node=self._node.name, model=plan.spec.model, estimates=(NodeEstimate(node=self._node.name),))
-        update = {"attempts": (*job.attempts, attempt), "model": plan.spec.model, "routed": routed}
+        update = {
+            "attempts": (*job.attempts, attempt), "model": plan.spec.model, "routed": routed,
+            # An attempt that has not begun is not charged with a death of the node.
+            "status": "queued", "progress": None,
+        }  # fmt: skip
         live.job = job.model_copy(update=update)
 
     async def _drive(self, live: LiveJob) -> None:
@@ -191,10 +195,8 @@ class Owner:
             if not after_failure(live.job, outcome.error, told_tokens=live.ttft_s is not None):
                 return outcome
             log.info("job %s is tried again: %s", live.job.id, outcome.error.message)
-            # Queued: should the node end before the next attempt has begun, the job is not charged with that too.
-            live.job = live.job.model_copy(update={"status": "queued", "progress": None})
             try:
-                await self._reserve(live, forced=True)
+                await self._reserve(live, forced=True, alone=alone_after(outcome.error))
             except HerdError as error:
                 return Failed(error=error.info)
             try:

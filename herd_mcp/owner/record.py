@@ -51,11 +51,15 @@ def job_over(job: Job, outcome: Outcome, *, ttft_s: float | None = None, total_s
 
 
 def taken_up(job: Job) -> Job:
-    """A job that a node left, as it is queued again: an attempt that had begun ended with the node."""
-    attempts = job.attempts[:-1]
-    if job.status != "queued" and job.attempts:
-        lost = {"ended_at": time.time(), "outcome": ErrorCode.NODE_LOST.value}
-        attempts = (*attempts, job.attempts[-1].model_copy(update=lost))
+    """A job that a node left, as it is queued again: an attempt that had begun ended with the node, one that had not
+    and one that was cut short in good order were none."""
+    *before, last = job.attempts or (None,)
+    attempts = job.attempts
+    if last is not None and job.status == "queued" and last.outcome in ("", ErrorCode.INTERRUPTED):
+        attempts = tuple(before)
+    elif last is not None and not last.outcome:
+        lost = last.model_copy(update={"ended_at": time.time(), "outcome": ErrorCode.NODE_LOST.value})
+        attempts = (*before, lost)
     return job.model_copy(update={"status": "queued", "progress": None, "attempts": attempts})
 
 

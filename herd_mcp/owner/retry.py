@@ -23,6 +23,12 @@ def after_failure(job: Job, error: ErrorInfo, *, told_tokens: bool) -> bool:
     return not (job.stream and told_tokens)
 
 
+def alone_after(error: ErrorInfo) -> bool:
+    """Whether the next attempt shares its engine with nobody: the engine that died had the job in hand, so it may be
+    the one that killed it, and only the guilty one shall die twice."""
+    return error.details.get("admitted") is True
+
+
 def after_restart(job: Job) -> ErrorInfo | None:
     """What becomes of a job that a killed node left: None to run it again, else its error.
 

@@ -1,6 +1,7 @@
 """A chat model whose answer the user dictates, so that the whole real path can be tested to the letter.
 
-`SAY:hello` as the last user message makes it say `hello` and end; `RAISE` makes its forward pass raise. It stores token
+`SAY:hello` as the last user message makes it say `hello` and end; `RAISE` makes its forward pass raise; `DIE:20` makes
+it kill its own process at its twentieth token. It stores token
 ids in a real KV cache and reads them back at each step, so batching, prompt caching and cancelling are real too.
 
 This file is both the builder (`build`) and, copied into the model's folder, the architecture that mlx-lm imports.
@@ -9,8 +10,10 @@ This file is both the builder (`build`) and, copied into the model's folder, the
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +64,12 @@ class Model(nn.Module):  # type: ignore[misc]
         asked = _USER.findall(self._tokenizer.decode(ids[:at], skip_special_tokens=False))[-1]
         if "RAISE" in asked:
             raise RuntimeError("the script says so")
-        reply = self._encode(asked.partition("SAY:")[2] or "ok") + self._encode("<|im_end|>")
         said = len(ids) - at - len(self._opening)
+        if "DIE:" in asked:
+            if said >= int(asked.partition("DIE:")[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return self._encode("x")[0]
+        reply = self._encode(asked.partition("SAY:")[2] or "ok") + self._encode("<|im_end|>")
         return reply[min(said, len(reply) - 1)]
 
     def _encode(self, text: str) -> list[int]:

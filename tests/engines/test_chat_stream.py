@@ -210,6 +210,9 @@ def test_a_long_prompt_shows_progress_while_it_is_computed(engine: EngineProcess
     engine.ask(ask_chat("x" * 3000 + "SAY:y"))
     steps = [message for message in engine.messages[before:] if isinstance(message, Step)]
     assert sum(not step.runs for step in steps) >= 3000 // 512
+    works = [step.work for step in steps]
+    assert works == sorted(set(works)), "every step says that more was done, also where it brings no text"
+    assert works[-1] - works[0] >= 2000
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

@@ -1,11 +1,8 @@
-"""The decisions of a node, as tables and as properties: no clock, no process, no disk."""
+"""The decisions of a node, as tables: no clock, no process, no disk."""
 
 from __future__ import annotations
 
-from collections import Counter
-
-from hypothesis import given
-from hypothesis import strategies as st
+from dataclasses import replace
 
 from herd_mcp import pipe
 from herd_mcp.jobs import ErrorCode, ErrorInfo, ImageRequest
@@ -31,7 +28,6 @@ from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 
 LIMITS = Limits(queue_limit=3, idle_unload_s=300, load_timeout_s=60, engine_stall_s=30, budget_bytes=100)
 READY = pipe.Ready(weights_bytes=1, active_bytes=1, peak_bytes=1)
-TERMINAL = ("completed", "failed", "cancelled")
 
 
 def new_state(limits: Limits = LIMITS) -> State:
@@ -247,116 +243,52 @@ def test_a_node_that_ends_starts_nothing_for_those_who_wait() -> None:
     assert started(gone(state)) == []
 
 
-# ── Any order of events ───────────────────────────────────────────────────────────────────────────────────────────────
-
-MODELS = {"a": (60, 1), "b": (50, 4), "c": (30, 2), "big": (101, 1)}
-
-
-class World:
-    """Engines and owners that do what they may in any order; counts what each job was told."""
-
-    def __init__(self) -> None:
-        self.state = new_state()
-        self.now = 0.0
-        self.live: dict[tuple[str, int], dict[int, str]] = {}
-        self.outcomes: Counter[str] = Counter()
-        self.submitted: list[str] = []
-        self.released: set[str] = set()
-
-    def do(self, event: Event) -> None:
-        self.carry_out(decide(self.state, event, self.now))
-        self.check()
-
-    def carry_out(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Refuse(job_id, _):
-                    self.outcomes[job_id] += 1
-                case Tell(job_id, _, event) if event.type in TERMINAL:
-                    self.outcomes[job_id] += 1
-                case StartEngine(key, generation, _):
-                    self.live[key.model, generation] = {}
-                case Send(key, generation, pipe.Start(run=run)):
-                    jobs = {r.number: r.job_id for r in self.state.runs.values()}
-                    assert jobs[run] in self.released, "a job was started before it was on disk"
-                    self.live[key.model, generation][run] = jobs[run]
-
-    def check(self) -> None:
-        assert self.state.reserved_bytes <= self.state.limits.budget_bytes
-        assert all(count == 1 for count in self.outcomes.values()), "an outcome was told twice"
-        for lane in self.state.lanes.values():
-            if lane.engine is not None:
-                assert len(lane.engine.running) <= lane.plan.capacity
-        due = next_tick_at(self.state)
-        assert due is None or due > self.now - 1e9
-
-    def engine(self, index: int) -> tuple[str, int] | None:
-        keys = sorted(self.live)
-        return keys[index % len(keys)] if keys else None
+def test_all_jobs_of_an_engine_that_dies_are_told_and_run_again_one_at_a_time() -> None:
+    state = new_state()
+    jobs = [submit(f"j{n}", capacity=4) for n in range(3)]
+    play(state, *jobs, *(Release(job.job_id) for job in jobs))
+    assert len(begun(ready(state))) == 3
+    effects = gone(state)
+    assert [told(effects, job.job_id) for job in jobs] == [["failed"]] * 3
+    assert state.runs == {}
+    assert state.lanes == {}
+    fresh = submit("new", capacity=4)
+    again = [replace(job, attempt=2, forced=True, alone=True) for job in jobs[:2]]
+    play(state, fresh, *again, Release("new"), *(Release(job.job_id) for job in again))
+    order = begun(ready(state))
+    for _ in range(3):
+        assert len(order) == 1
+        order = begun(done(state, order[0]))
+    assert order == []
 
 
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["submit", "release", "cancel", "ready", "over", "fail", "gone", "tick", "wait"]),
-        st.integers(0, 9),
-        st.sampled_from(sorted(MODELS)),
-    ),
-    max_size=80,
-)
+def test_an_engine_that_says_it_is_dying_gets_no_more_work() -> None:
+    state = new_state()
+    play(state, submit("j1"), submit("j2"), Release("j1"), Release("j2"))
+    (run,) = begun(ready(state))
+    engine = state.lanes[EngineKey("a")].engine
+    assert engine is not None
+    error = ErrorInfo(code=ErrorCode.ENGINE_CRASHED, message="a step raised")
+    effects = play(state, Heard(EngineKey("a"), engine.generation, pipe.RunFailed(run=run, error=error)))
+    assert told(effects, "j1") == ["failed"]
+    assert ended(effects) == ["a"]
+    assert begun(effects) == []
 
 
-def act(world: World, what: str, index: int, model: str) -> None:
-    if what == "submit":
-        job_id = f"j{len(world.submitted)}"
-        world.submitted.append(job_id)
-        reserve, capacity = MODELS[model]
-        world.do(submit(job_id, model, reserve=reserve, capacity=capacity, timeout_s=500))
-    elif what in ("release", "cancel") and world.submitted:
-        job_id = world.submitted[index % len(world.submitted)]
-        world.released |= {job_id} if what == "release" else set()
-        world.do(Release(job_id) if what == "release" else Cancel(job_id))
-    elif what in ("tick", "wait"):
-        world.now += 1 if what == "tick" else 40
-        world.do(Tick())
-    elif (engine := world.engine(index)) is not None:
-        act_engine(world, what, index, engine)
+def test_an_engine_that_does_not_let_go_of_a_run_is_ended_though_it_works_on() -> None:
+    state = new_state()
+    play(state, submit("j1"), Release("j1"))
+    ready(state)
+    engine = state.lanes[EngineKey("a")].engine
+    assert engine is not None
+    play(state, Cancel("j1"))
+    assert next_tick_at(state) == 30
+    play(state, Heard(EngineKey("a"), engine.generation, pipe.Step(work=1)), now=29.0)
+    assert ended(play(state, Tick(), now=30.0)) == ["a"]
 
 
-def act_engine(world: World, what: str, index: int, engine: tuple[str, int]) -> None:
-    model, generation = engine
-    key = EngineKey(model)
-    runs = sorted(world.live[engine])
-    if what == "ready":
-        world.do(Heard(key, generation, READY))
-    elif what == "gone":
-        del world.live[engine]
-        world.do(Exited(key, generation, "it was killed"))
-    elif what in ("over", "fail") and runs:
-        run = runs[index % len(runs)]
-        del world.live[engine][run]
-        error = ErrorInfo(code=ErrorCode.INVALID_REQUEST, message="no")
-        message = pipe.RunCancelled(run=run) if what == "over" else pipe.RunFailed(run=run, error=error)
-        world.do(Heard(key, generation, message))
-
-
-@given(STEPS)
-def test_in_any_order_of_events_memory_is_never_over_and_every_job_has_one_outcome(
-    steps: list[tuple[str, int, str]],
-) -> None:
-    world = World()
-    for what, index, model in steps:
-        act(world, what, index, model)
-    # Then all goes well until nothing is left to do.
-    for job_id in world.submitted:
-        world.released.add(job_id)
-        world.do(Release(job_id))
-    for _ in range(20 * len(world.submitted) + 20):
-        condemned = {(lane.plan.key.model, e.generation) for lane, e in world.state.engines() if e.condemned}
-        for engine in sorted(world.live):
-            if engine not in world.live:
-                continue
-            act_engine(world, "gone" if engine in condemned else "ready", 0, engine)
-            while world.live.get(engine):
-                act_engine(world, "over", 0, engine)
-    assert world.state.runs == {}
-    assert world.outcomes == Counter(world.submitted)
+def test_a_node_that_has_ended_takes_no_job_back() -> None:
+    state = new_state()
+    (refusal,) = play(state, Close(), replace(submit("j1"), forced=True))
+    assert isinstance(refusal, Refuse)
+    assert refusal.error.code == ErrorCode.INTERRUPTED
