@@ -129,7 +129,7 @@ async def test_a_client_that_goes_takes_its_job_along_waiting_or_drawn(
 async def test_a_chat_whose_prompt_is_still_computed_is_cancelled_with_its_client(node: HttpNode) -> None:
     assert (await node.chat()).status_code == 200
     body = {
-        "messages": said("word " * 3000),
+        "messages": said("word " * 1200),
         "model": CHAT,
         "logit_bias": NEVER_ENDS,
         "metadata": {"tags": ["prefill"]},
@@ -153,7 +153,7 @@ async def test_a_client_that_goes_while_its_result_is_sent_loses_nothing_that_wa
 
 @pytest.mark.parametrize("over", ["socket", "mcp"])
 async def test_a_job_that_was_left_to_run_runs_on_when_its_client_goes(node: HttpNode, over: str) -> None:
-    arguments = {**SLOW, "steps": 20, "width": 64, "height": 64, "tags": [f"left-{over}"], "wait_s": 0}
+    arguments = {**SLOW, "steps": 5, "width": 64, "height": 64, "tags": [f"left-{over}"], "wait_s": 0}
     if over == "socket":
         async with dialled(Path(node.stops[0])) as wire:
             await wire.begin()
@@ -171,7 +171,7 @@ async def test_a_session_outlives_the_connection_of_a_call_as_the_protocol_says(
     session = {**LEGACY, "Mcp-Session-Id": opened.headers["mcp-session-id"]}
     call = {
         "name": "generate_image",
-        "arguments": {**SLOW, "steps": 20, "width": 64, "height": 64, "tags": ["session"]},
+        "arguments": {**SLOW, "steps": 5, "width": 64, "height": 64, "tags": ["session"]},
     }
     body = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}
     connection = await node.open("/mcp", body, "Content-Type: application/json", *lines(session))

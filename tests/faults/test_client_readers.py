@@ -95,7 +95,7 @@ async def test_a_client_that_reads_nothing_of_its_pictures_is_cut_off(
 
         def is_cut() -> bool:
             there = psutil.Process().net_connections("tcp")
-            return not any(c.laddr[1] == node.port and c.raddr and c.raddr[1] == ours for c in there)
+            return not any(c.laddr[1:] == (node.port,) and c.raddr[1:] == (ours,) for c in there)
 
         await until(is_cut, "the connection is cut", LIMIT_S)
         await asyncio.gather(sending, return_exceptions=True)
