@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from herd_mcp.cli import connection as bounds
+from tests.conftest import until
 from tests.surfaces.http_node import LIMIT_S, NEVER_ENDS, HttpNode, serve
 
 from .clients import said
@@ -137,3 +139,26 @@ async def test_a_connection_too_many_is_told_so_when_all_others_have_a_request(
         assert f"Content-Length: {len(words)}".encode() in head
     finally:
         await connection.hang_up()
+
+
+async def test_many_large_bodies_at_once_do_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("herd_mcp.surfaces.middleware.MAX_BODIES", 2)
+    large = {"messages": said("hi"), "max_tokens": 1, "user": "x" * 900_000}
+    half = b"POST /v1/chat/completions HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n" + b" " * 900_000
+
+    async with serve(tmp_path, max_body_bytes=1_000_000) as node:
+        async with dialled(node, half), dialled(node, half):
+
+            async def is_refused() -> bool:
+                answer = await node.chat(**large)
+                return answer.status_code == 503 and answer.headers["Retry-After"] == "5"
+
+            await until(is_refused, "the third is told to come back", LIMIT_S)
+            assert (await node.chat()).status_code == 200  # the smaller ones still fit
+
+        async def is_taken() -> bool:
+            return (await node.chat(**large)).status_code == 200
+
+        await until(is_taken, "there is room again", LIMIT_S)

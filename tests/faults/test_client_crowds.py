@@ -23,10 +23,9 @@ from .clients import said, tool_call, tool_headers
 
 CROWD = 500
 QUEUE = 64
-BATCH = 32
 LIMIT_S = 120.0
-GROWTH_BYTES = 300 * 1024 * 1024
-"""What a crowd may add to the node's memory: measured 30 MiB."""
+GROWTH_BYTES = 100 * 1024 * 1024
+"""What a crowd may add to the node's memory of about 100 MiB: measured 5 MiB."""
 SPARE_FILES = 4
 """Files that a node may hold more after a crowd than before: its database opens some when it needs them."""
 
