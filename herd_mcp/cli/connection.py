@@ -19,9 +19,6 @@ log = logging.getLogger(__name__)
 
 HEAD_S = 20.0
 """Seconds from the connection, or the first byte of a later request, to the end of the request's head."""
-IDLE_S = 90.0
-"""Seconds between two requests of a connection. Longer than `server.KEEP_ALIVE_S`, after which uvicorn closes it
-politely; this also ends one that sends empty lines, for which uvicorn forgets its own timer."""
 BODY_S = 90.0
 """Seconds that a body may take. Longer than `bodies.BODY_TIMEOUT_S`, which says why; this also ends those whose body
 nobody waits for, such as one that goes on after its answer."""
@@ -38,6 +35,7 @@ TOO_MANY = (
 )
 
 Phase = Literal["idle", "head", "body", "answer"]
+"""An idle one is between two requests, where uvicorn's own timer ends it; it is idle to its next byte."""
 
 
 class Connection(H11Protocol):
@@ -74,8 +72,6 @@ class Connection(H11Protocol):
         in_phase_s = now - self._phase_at
         if phase[0] == "head" and in_phase_s >= HEAD_S:
             self.cut(f"the head of a request was not whole after {HEAD_S:.0f} s")
-        elif phase[0] == "idle" and in_phase_s >= IDLE_S:
-            self.cut(f"nothing was asked for {IDLE_S:.0f} s")
         elif phase[0] == "body" and in_phase_s >= BODY_S:
             self.cut(f"a body was not whole after {BODY_S:.0f} s")
         elif now - self._taken_at >= READER_S:
