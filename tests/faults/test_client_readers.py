@@ -93,11 +93,12 @@ async def test_a_client_that_reads_nothing_of_its_pictures_is_cut_off(
         sending = asyncio.create_task(asyncio.to_thread(client.sendall, request * count))
         ours = client.getsockname()[1]
 
-        def is_cut() -> bool:
-            there = psutil.Process().net_connections("tcp")
-            return not any(c.laddr[1:] == (node.port,) and c.raddr[1:] == (ours,) for c in there)
+        def is_held() -> bool:
+            ends = psutil.Process().net_connections("tcp")
+            return any(end.laddr[1:] == (node.port,) and end.raddr[1:] == (ours,) for end in ends)
 
-        await until(is_cut, "the connection is cut", LIMIT_S)
+        await until(is_held, "the node has taken the connection", LIMIT_S)
+        await until(lambda: not is_held(), "the connection is cut", LIMIT_S)
         await asyncio.gather(sending, return_exceptions=True)
     assert (await node.http.get("/healthz")).status_code == 200
 
