@@ -16,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 MAX_IMAGE_PROMPT_CHARS = 8_000
 MAX_CHAT_CHARS = 4_000_000
+"""All that a chat says, its tools and their calls included: as ASCII JSON it must fit into a line of the engine's pipe
+(`pipe.MAX_LINE_BYTES`), which takes up to 12 bytes for a character."""
 MAX_PICTURE_BYTES = 32 * 1024 * 1024
 MAX_MESSAGES = 10_000
 MAX_STOP_STRINGS = 16
@@ -25,6 +27,8 @@ MAX_IMAGE_PX = 8_192
 MAX_STEPS = 200
 MAX_TAGS = 16
 MAX_ATTEMPTS = 3
+SHOWN_CHARS = 64
+"""How much of a name that a caller chose is repeated in an error: a name may have megabytes."""
 
 
 class Frozen(BaseModel):
@@ -126,7 +130,9 @@ def problems_of(error: ValidationError) -> list[str]:
         if len(place) > 1 and place[0] in get_args(Kind):
             place = place[1:]  # the discriminator of the union, which the caller did not write
         words = PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-        problems.append(": ".join(part for part in (".".join(map(str, place)), words) if part))
+        problems.append(
+            ": ".join(part for part in (".".join(str(part)[:SHOWN_CHARS] for part in place), words) if part)
+        )
     return problems
 
 
@@ -168,8 +174,15 @@ def _shallow(schema: dict[str, Any]) -> dict[str, Any]:
             break
     else:
         raise ValueError(f"is nested deeper than {MAX_SCHEMA_DEPTH}")
-    _clean(json.dumps(schema, ensure_ascii=False))
+    _clean(json.dumps(schema, ensure_ascii=False, allow_nan=False))
     return schema
+
+
+def _one_word(name: str) -> str:
+    """A line break in a tool's name would write lines of the prompt."""
+    if not name.isprintable() or " " in name:
+        raise ValueError("must be one word without spaces and line breaks")
+    return name
 
 
 Text = Annotated[str, AfterValidator(_clean)]
@@ -205,7 +218,7 @@ class Message(Frozen):
 class Tool(Frozen):
     """A function that the model may call. `parameters` is a JSON schema of an object."""
 
-    name: Annotated[Text, Field(min_length=1, max_length=128)]
+    name: Annotated[Text, Field(min_length=1, max_length=128), AfterValidator(_one_word)]
     description: Text = ""
     parameters: Annotated[dict[str, Any], AfterValidator(_shallow)] = Field(default_factory=dict)
 
@@ -244,10 +257,22 @@ class ChatRequest(Frozen):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        chars = sum(len(message.content or "") + len(message.reasoning or "") for message in self.messages)
+        chars = sum(map(_chars_of_message, self.messages)) + sum(map(_chars_of_tool, self.tools))
         if chars > MAX_CHAT_CHARS:
-            raise ValueError(f"the messages have {chars:,} characters; the longest conversation has {MAX_CHAT_CHARS:,}")
+            raise ValueError(
+                f"the messages and tools have {chars:,} characters; the longest conversation has {MAX_CHAT_CHARS:,}"
+            )
         return self
+
+
+def _chars_of_message(message: Message) -> int:
+    calls = sum(len(call.id) + len(call.name) + len(call.arguments) for call in message.tool_calls)
+    texts = (message.content, message.reasoning, message.tool_call_id, message.name)
+    return calls + sum(len(text) for text in texts if text)
+
+
+def _chars_of_tool(tool: Tool) -> int:
+    return len(tool.description) + len(json.dumps(tool.parameters, ensure_ascii=False))
 
 
 def _round_down_16(px: int) -> int:

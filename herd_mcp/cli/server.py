@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import uvicorn
 
+from herd_mcp.cli.connection import SWEEP_TICKS, Connection, look_at
 from herd_mcp.jobs import ErrorCode, HerdError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="on",
+                http=Connection,  # and so h11, which bounds a request's head, also where faster parsers are installed
                 ws="none",
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
@@ -79,6 +81,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % SWEEP_TICKS == 0:
+            look_at(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def run_on(self, sock: socket.socket) -> None:
         """Serve until `should_exit`. Raises RuntimeError when the app's own start fails."""

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from herd_mcp.jobs import ChatRequest, ErrorCode, HerdError, Message, Tool
+from herd_mcp.jobs import SHOWN_CHARS, ChatRequest, ErrorCode, HerdError, Message, Tool
 
 Part = Literal["normal", "reasoning", "tool"]
 
@@ -104,7 +104,7 @@ def _arguments(index: int, name: str, text: str) -> dict[str, Any]:
         arguments = None
     if not isinstance(arguments, dict):
         raise _invalid(
-            f"messages.{index}: the arguments of the tool call {name} are not a JSON object.",
+            f"messages.{index}: the arguments of the tool call {name[:SHOWN_CHARS]} are not a JSON object.",
             "Send them as the model gave them.",
         )
     return arguments
@@ -136,7 +136,8 @@ def _tool(index: int, tool: Tool) -> dict[str, Any]:
         )
     for name, value in properties.items():
         if not isinstance(value, dict):
-            raise _invalid(f"tools.{index}: the schema of {tool.name}.{name} is not an object.", "Send a JSON schema.")
+            shown = f"{tool.name}.{name[:SHOWN_CHARS]}"
+            raise _invalid(f"tools.{index}: the schema of {shown} is not an object.", "Send a JSON schema.")
     parameters = {"type": "object", "properties": {}, **schema}
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}

@@ -15,12 +15,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError
-from herd_mcp.surfaces.errors import error_response
+from herd_mcp.surfaces.errors import RETRY_AFTER_S, error_response
 
 log = logging.getLogger(__name__)
 
 LINGER_S = 5.0
 """Seconds in which the rest of a refused body is read and thrown away, so that its sender gets to see why."""
+
+MAX_BODIES = 32
+"""Bodies of the greatest length that the node holds at once, those of waiting jobs included; smaller ones add up."""
 
 _LOOPBACK = r"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?"
 _HOST = re.compile(_LOOPBACK, re.IGNORECASE)
@@ -73,11 +76,14 @@ class OriginCheck:
 
 
 class BodyLimit:
-    """Refuses (413) bodies over `max_bytes`: by their declared length, else as soon as that much has come."""
+    """Refuses (413) bodies over `max_bytes`: by their declared length, else as soon as that much has come. What all
+    bodies together may take is bounded too: the next is told `busy`."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_held_bytes = max_bytes * MAX_BODIES
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -94,7 +100,11 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                seen += size
+                self.held_bytes += size
+            if self.held_bytes > self.max_held_bytes:
+                raise self.busy()
             if seen > self.max_bytes:
                 raise HerdError.of(self.info())
             return message
@@ -111,8 +121,19 @@ class BodyLimit:
         except Exception:
             if seen <= self.max_bytes or started:
                 raise
+        finally:
+            self.held_bytes -= seen
         if seen > self.max_bytes and not started:
             await self.refuse(scope, receive, send)
+
+    def busy(self) -> HerdError:
+        return HerdError(
+            ErrorCode.BUSY,
+            f"The node holds {self.max_held_bytes} bytes of other requests already.",
+            "Try again when some of them are done.",
+            retryable=True,
+            details={"retry_after_s": RETRY_AFTER_S},
+        )
 
     def info(self) -> ErrorInfo:
         return ErrorInfo(

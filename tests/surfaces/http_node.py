@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
-import uvicorn
 
+from herd_mcp.cli.server import Server, bind
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import Job
 from herd_mcp.settings import load_settings
@@ -99,9 +98,10 @@ async def serve(folder: Path, **settings: Any) -> AsyncIterator[HttpNode]:
         async with open_herd(load_settings(port=0, node_name="tester", **settings)) as herd:
             stops: list[str] = []
             app = make_app(herd, token=TOKEN, stop=lambda: stops.append("stop"))
-            sock = socket.create_server(("127.0.0.1", 0))
-            server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
-            serving = asyncio.create_task(server.serve(sockets=[sock]))
+            sock = bind(0)
+            server = Server(app)
+            server.config.timeout_graceful_shutdown = 1
+            serving = asyncio.create_task(server.run_on(sock))
             port = sock.getsockname()[1]
             try:
                 async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT_S) as http:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
+from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -37,14 +43,15 @@ def mcp_http_app(herd: Herd) -> McpHttp:
     """The apps for `surfaces/app.py` to mount. Paths of this Mac are neither taken nor told here.
 
     Host and Origin are checked (loopback names only); bodies over `max_body_bytes` get 413; of each kind there are at
-    most MAX_SESSIONS sessions, and a session of streamable HTTP ends after SESSION_IDLE_S without a request.
+    most MAX_SESSIONS sessions. A session of streamable HTTP ends after SESSION_IDLE_S without a request, and when all
+    are taken the one longest without makes room.
     """
     mcp = make_mcp(herd, local=False)
     security = TransportSecuritySettings(
         allowed_hosts=[host for name in LOOPBACK for host in (name, f"{name}:*")],
         allowed_origins=[origin for name in LOOPBACK for origin in (f"http://{name}", f"http://{name}:*")],
     )
-    http = mcp.streamable_http_app(
+    http: ASGIApp = mcp.streamable_http_app(
         streamable_http_path=HTTP_PATH,
         transport_security=security,
         max_request_body_size=herd.settings.max_body_bytes,
@@ -63,6 +70,7 @@ def mcp_http_app(herd: Herd) -> McpHttp:
         async with mcp.session_manager.run():
             yield
 
+    http = RoomForSessions(http, mcp.session_manager)
     return McpHttp(OnePath(http, HTTP_PATH), OnePath(Bounded(sse, MAX_SESSIONS), SSE_PATH), lifespan)
 
 
@@ -78,6 +86,36 @@ class OnePath:
         if path == self._path + "/":
             path = self._path
         await self._app({**scope, "path": path, "raw_path": path.encode(), "root_path": ""}, receive, send)
+
+
+class RoomForSessions:
+    """Ends the session that is longest without a request when a new one would be too many: clients that go away seldom
+    say so, and theirs would keep everybody else out until SESSION_IDLE_S is over."""
+
+    def __init__(self, app: ASGIApp, manager: StreamableHTTPSessionManager) -> None:
+        self._app = app
+        self._manager = manager
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        # As the SDK sees it: requests of the versions without sessions name their version, others bring their session.
+        handshake = headers.get(MCP_PROTOCOL_VERSION_HEADER) in (None, *HANDSHAKE_PROTOCOL_VERSIONS)
+        if handshake and MCP_SESSION_ID_HEADER not in headers:
+            await self._make_room()
+        await self._app(scope, receive, send)
+
+    async def _make_room(self) -> None:
+        sessions = self._manager._server_instances
+        if len(sessions) < MAX_SESSIONS:
+            return
+        idle = [
+            (idling.deadline, session_id)
+            for session_id, session in sessions.items()
+            if (idling := session.idle_scope) is not None and idling.deadline < math.inf
+        ]
+        if idle:
+            _, longest = min(idle)
+            await self._manager._discard_session(longest, sessions[longest])
 
 
 class Bounded:

@@ -25,6 +25,9 @@ from mcp_types import (
     ErrorData,
     JSONRPCError,
     JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
@@ -40,6 +43,8 @@ log = logging.getLogger(__name__)
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """Longest message: a picture of 16 MiB as base64, with room."""
 MAX_CONNECTIONS = 64
+MAX_OPEN_REQUESTS = 256
+"""Requests of one connection that are not answered yet: a client that asks and never reads would fill the memory."""
 CHUNK_BYTES = 1 << 16
 REFUSE_S = 5.0
 """Seconds a client that is too many gets to send the request which the refusal answers."""
@@ -48,11 +53,38 @@ CLOSE_S = 2.0
 
 TOO_LONG = f"A message may have {MAX_LINE_BYTES // (1024 * 1024)} MiB. Pass large pictures as a path or a herd:// link."
 TOO_MANY = f"{MAX_CONNECTIONS} MCP clients are connected to this node already. Close one and start again."
+TOO_BUSY = f"{MAX_OPEN_REQUESTS} requests of this connection wait for their answers already. Read some first."
+IN_USE = "A request with this id is not answered yet. Give each request an id of its own."
 NO_MESSAGE = "That is not a JSON-RPC message in UTF-8. Half a surrogate pair (\\ud800…) is no character: leave it out."
 
 
 class LineTooLong(Exception):
     """More than MAX_LINE_BYTES without the end of a line."""
+
+
+class _Requests:
+    """The requests of one connection that are open, by their ids."""
+
+    def __init__(self) -> None:
+        self._open: set[int | str] = set()
+
+    def refusal(self, message: JSONRPCMessage) -> str:
+        """Note a message of the client; why it is refused, or nothing."""
+        if isinstance(message, JSONRPCRequest):
+            if message.id in self._open:
+                return IN_USE
+            if len(self._open) >= MAX_OPEN_REQUESTS:
+                return TOO_BUSY
+            self._open.add(message.id)
+        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            cancelled = (message.params or {}).get("requestId")  # it gets no answer
+            if isinstance(cancelled, int | str):
+                self._open.discard(cancelled)
+        return ""
+
+    def answered(self, message: JSONRPCMessage) -> None:
+        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
+            self._open.discard(message.id)
 
 
 class _Sessions:
@@ -104,9 +136,10 @@ class _Sessions:
         server = self._mcp._lowlevel_server
         to_server, from_client = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         to_client, from_server = anyio.create_memory_object_stream[SessionMessage](0)
+        requests = _Requests()
         async with anyio.create_task_group() as group:
-            group.start_soon(_read, reader, to_server, writer)
-            group.start_soon(_write, writer, from_server)
+            group.start_soon(_read, reader, to_server, writer, requests)
+            group.start_soon(_write, writer, from_server, requests)
             # Ends with the client's messages, and cancels the handlers that still run, and they their jobs.
             await server.run(from_client, to_client, server.create_initialization_options())
             group.cancel_scope.cancel()
@@ -190,8 +223,10 @@ async def _read(
     reader: asyncio.StreamReader,
     to_server: MemoryObjectSendStream[SessionMessage | Exception],
     writer: asyncio.StreamWriter,
+    requests: _Requests,
 ) -> None:
-    """The client's messages, to the server; what is no message is answered here, since the SDK only drops it."""
+    """The client's messages, to the server; what is no message is answered here, since the SDK only drops it. While
+    the client does not read such answers, nothing more of it is read."""
     async with to_server:
         try:
             async for line in lines(reader):
@@ -202,6 +237,10 @@ async def _read(
                 except ValidationError:
                     writer.write(error_line(line, PARSE_ERROR, NO_MESSAGE))
                     await writer.drain()
+                    continue
+                if refusal := requests.refusal(message):
+                    writer.write(error_line(line, INVALID_REQUEST, refusal))
+                    await writer.drain()
                 else:
                     await to_server.send(SessionMessage(message))
         except LineTooLong:
@@ -210,10 +249,13 @@ async def _read(
             pass  # gone, without a good-bye
 
 
-async def _write(writer: asyncio.StreamWriter, from_server: MemoryObjectReceiveStream[SessionMessage]) -> None:
+async def _write(
+    writer: asyncio.StreamWriter, from_server: MemoryObjectReceiveStream[SessionMessage], requests: _Requests
+) -> None:
     """The server's messages, to the client. When the client has gone they are read and dropped."""
     async with from_server:
         async for message in from_server:
+            requests.answered(message.message)
             if writer.is_closing():
                 continue
             writer.write(_line(message.message))
