@@ -59,7 +59,7 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
         case Tick():
             effects += _tick(state, now)
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
-    plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow)
+    plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow | pipe.WaitingForTurn)
     if not plain and not state.closed:
         effects += _schedule(state, now)
     return effects
@@ -154,6 +154,8 @@ def _heard(state: State, key: EngineKey, generation: int, message: pipe.Message,
             return [_tell(run, event) for run, event in _steps(engine, message, now)]
         case pipe.LoadingNow(fraction=fraction):
             return [_tell(run, Loading(fraction=fraction)) for run in lane.waiting if not run.held]
+        case pipe.WaitingForTurn():
+            return []  # it lives; the one to end is the silent one that it waits for
         case pipe.Ready():
             engine.phase = "ready"
             engine.ready_at = engine.last_used_at = now
