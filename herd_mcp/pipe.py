@@ -35,8 +35,8 @@ class EngineSpec(Frozen):
     """The folder of the locks with which the engines of this Mac take turns at the GPU. Empty: this one is alone."""
     stall_s: float = 180.0
     """Seconds of silence after which the node ends the engine; one that waits for its turn says so more often."""
-    between_blocks: bool = False
-    """Images: let others to the GPU between the blocks of a step too. Without a GPU this is always so."""
+    between_blocks: bool | None = None
+    """Images: let others to the GPU between the blocks of a step too. None: where nothing is compiled anyway."""
     trust_remote_code: bool = False
     """A test seam for the scripted model; no setting and no request reaches it."""
 

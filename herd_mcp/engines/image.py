@@ -126,9 +126,10 @@ class ImageEngine:
 
         from herd_mcp.engines.blocks import after_each_block
 
-        between_blocks = spec.between_blocks or mx.default_device().type == mx.DeviceType.cpu
-        if between_blocks:
-            mx.disable_compile()  # without a GPU it needs a C++ compiler; and what is compiled cannot stop in between
+        compiled = mx.default_device().type != mx.DeviceType.cpu  # where it would need a C++ compiler
+        between_blocks = not compiled if spec.between_blocks is None else spec.between_blocks
+        if between_blocks or not compiled:
+            mx.disable_compile()
         mx.reset_peak_memory()
         report(0.0)
         self._spec = spec

@@ -135,7 +135,7 @@ class Node:
             max_batch=self.settings.chat_batch,
             turns=str(self.home / "run"),
             stall_s=self.settings.engine_stall_s,
-            between_blocks=self.settings.image_hand_over == "block",
+            between_blocks={"auto": None, "step": False, "block": True}[self.settings.image_hand_over],
         )
         return Plan(
             key=EngineKey(model.name, quantize),
