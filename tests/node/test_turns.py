@@ -114,7 +114,7 @@ async def test_an_image_beside_a_chat_is_the_picture_and_the_text_that_each_give
 @pytest.mark.parametrize("stopped", ["image", "chat"])
 async def test_a_stopped_engine_is_ended_and_the_other_does_its_job(herd_home: Path, stopped: Kind) -> None:
     """Whoever is stopped, holding the GPU or first in the queue for it: the other never ends for it."""
-    image = DRAW.model_copy(update={"steps": 200})
+    image = DRAW.model_copy(update={"steps": 60})
     async with open_herd(load_settings(engine_stall_s=20)) as herd:
         jobs: dict[Kind, Job] = {
             "image": await herd.submit(image, client="test"),
