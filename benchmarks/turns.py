@@ -1,6 +1,7 @@
 """Turns at the GPU: a chat stream beside an image, in two real engine processes that share one core.
 
-The core stands for the GPU: both engines are pinned to it, and this process stays off it. Measured alone, together
+The core stands for the GPU: both engines are pinned to it, and this process stays off it. Seconds are those that the
+engines had of it, for a machine that does other things too. Measured alone, together
 without turns, together with turns between steps, and with turns between the blocks of a step too.
 """
 
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import herd_mcp
 from herd_mcp.jobs import ChatRequest, ImageRequest, Request
@@ -128,18 +131,20 @@ class Engine:
 
 @dataclass
 class Stream:
-    """How a chat came, in tokens/s and seconds between tokens."""
+    """How a chat came: tokens per second of the core, and seconds between tokens."""
 
     rate: float
     p50_s: float
     p99_s: float
     longest_s: float
+    step_s: float = 0.0
+    """What a step of the image beside it takes alone, by the clock, as the times between tokens are."""
 
 
-def stream(times: list[float]) -> Stream:
+def stream(times: list[float], core_s: float) -> Stream:
     gaps = sorted(after - before for before, after in pairwise(times))
     return Stream(
-        rate=len(gaps) / (times[-1] - times[0]),
+        rate=len(gaps) / core_s,
         p50_s=statistics.median(gaps),
         p99_s=gaps[min(len(gaps) - 1, round(0.99 * len(gaps)))],
         longest_s=gaps[-1],
@@ -151,6 +156,7 @@ class Bench:
 
     def __init__(self, folder: Path, core: int | None, stack: ExitStack, turns: bool, blocks: bool) -> None:
         run = str(folder / "run") if turns else ""
+        self._core = core
         self._spool = str(folder / "out.png")
         chat = EngineSpec(kind="chat", model="chat", path=str(folder / "chat"), turns=run)
         image = EngineSpec(
@@ -165,6 +171,14 @@ class Bench:
         self.image = stack.enter_context(Engine(image, core))
         self.draw()  # the first is slower
 
+    def _now(self) -> float:
+        """Seconds that the engines have had of their core, so that other programs do not count; where they have a
+        GPU, seconds."""
+        if self._core is None:
+            return time.monotonic()
+        times = [psutil.Process(engine.process.pid).cpu_times() for engine in (self.chat, self.image)]
+        return float(sum(spent.user + spent.system for spent in times))
+
     def _talk(self) -> int:
         """A chat that goes on until it is cancelled, after its first tokens."""
         request = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 30_000}
@@ -177,25 +191,32 @@ class Bench:
     def talk(self) -> Stream:
         """A chat alone."""
         run = self._talk()
+        began = self._now()
         times = self.chat.tokens_until(time.monotonic() + ALONE_S)
+        talked = stream(times, self._now() - began)
         self.chat.cancel(run)
-        return stream(times)
+        return talked
 
     def draw(self) -> float:
         """An image alone, in seconds."""
-        began = time.monotonic()
+        began, began_clock = self._now(), time.monotonic()
         self.image.start(DRAW, self._spool)
-        return self.image.until(lambda message: isinstance(message, Done)) - began
+        ended = self.image.until(lambda message: isinstance(message, Done))
+        self._step_s = (ended - began_clock) / (DRAW.steps or 1)
+        return self._now() - began
 
     def both(self) -> tuple[Stream, float]:
         """A chat while an image is drawn, and the image's seconds."""
         run = self._talk()
-        began = time.monotonic()
+        began, began_core = time.monotonic(), self._now()
         self.image.start(DRAW, self._spool)
         ended = self.image.until(lambda message: isinstance(message, Done))
+        core_s = self._now() - began_core
         times = [at for at in self.chat.tokens_until(ended) if at >= began]
         self.chat.cancel(run)
-        return stream(times), ended - began
+        talked = stream(times, core_s)
+        talked.step_s = self._step_s
+        return talked, core_s
 
     def killed(self) -> float:
         """Seconds from the death of the image engine, in the middle of an image, to the chat's next token."""
@@ -268,8 +289,7 @@ def _together(alone: Rounds, both: Rounds) -> Iterator[Row]:
         image = Row(
             f"together, {way}: image", _middle(image_s / solo_s for (_, image_s), (_, solo_s) in pairs), "x alone"
         )
-        steps = DRAW.steps or 1
-        p99 = _middle(chat.p99_s / (solo_s / steps) for (chat, _), (_, solo_s) in pairs)
+        p99 = _middle(chat.p99_s / chat.step_s for chat, _ in rounds)
         gap = Row(f"together, {way}: between tokens, p99", p99, "image steps")
         if way != PLAIN:
             _goal(rate, ">=", 0.35)

@@ -1,4 +1,4 @@
-"""A place to stop after every block of a model: a diffusion step takes seconds, one of its blocks a small part of it.
+"""Places to stop inside a model: a diffusion step takes seconds, one of its blocks a small part of it.
 
 MLX computes nothing until it is asked to. Without compiling, asking after each block costs next to nothing and ends
 each block where others can go ahead. Inside `mx.compile` nothing can be asked for, so a compiled model is not for this.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
+from mflux.models.common.vae.block_decoder import VAEBlockDecoder
 from mlx import nn
 
 
@@ -27,6 +28,18 @@ def after_each_block(model: Any, then: Callable[[], None]) -> int:
             stopping[kind] = _stopping(kind, then)
         block.__class__ = stopping[kind]  # its weights stay where the model looks for them
     return len(blocks)
+
+
+def after_each_part_of_decoding(then: Callable[[], None]) -> None:
+    """Call `then` after each part in which mflux decodes an image, which it computes one by one for most families."""
+    computed: Callable[[mx.array], mx.array] = VAEBlockDecoder._evaluated
+
+    def compute_and_stop(x: mx.array) -> mx.array:
+        out = computed(x)
+        then()
+        return out
+
+    VAEBlockDecoder._evaluated = compute_and_stop
 
 
 def _stopping(kind: type, then: Callable[[], None]) -> type:

@@ -124,7 +124,7 @@ class ImageEngine:
         image_load.prepare_process()
         import mlx.core as mx
 
-        from herd_mcp.engines.blocks import after_each_block
+        from herd_mcp.engines.blocks import after_each_block, after_each_part_of_decoding
 
         compiled = mx.default_device().type != mx.DeviceType.cpu  # where it would need a C++ compiler
         between_blocks = not compiled if spec.between_blocks is None else spec.between_blocks
@@ -143,6 +143,7 @@ class ImageEngine:
             try:
                 weights_bytes = image_load.read_weights(self._model, report)
                 self._model.callbacks.register(self._watcher)
+                after_each_part_of_decoding(self._watcher.hand_over)
                 if between_blocks:
                     after_each_block(self._model, self._watcher.hand_over)
                 self._prove()

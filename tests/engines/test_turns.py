@@ -18,11 +18,13 @@ import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mflux.models.common.vae.block_decoder import VAEBlockDecoder
+from mflux.models.flux2.model.flux2_vae.vae import Flux2VAE
 from mlx import nn
 from mlx.utils import tree_flatten
 
 import herd_mcp
-from herd_mcp.engines.blocks import after_each_block
+from herd_mcp.engines.blocks import after_each_block, after_each_part_of_decoding
 from herd_mcp.engines.turns import LEAST_HOLD_S, Turn, alone, hold_s
 from herd_mcp.jobs import ImageRequest
 from herd_mcp.pipe import EngineSpec, Load, Ready, RunCancelled, WaitingForTurn
@@ -430,6 +432,17 @@ def test_every_block_is_followed_by_a_place_to_stop_and_computes_what_it_did() -
     assert stops == 5
     assert sorted(name for name, _ in tree_flatten(model.parameters())) == names
     assert isinstance(model.blocks[0], Block)
+
+
+def test_there_is_a_place_to_stop_between_the_parts_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(VAEBlockDecoder, "_evaluated", staticmethod(VAEBlockDecoder._evaluated))  # put back afterwards
+    vae = Flux2VAE(decoder_block_out_channels=(32, 32))
+    vae.decode_mode = VAEBlockDecoder.LOW_MEMORY
+    before = vae.decode(mx.ones((1, 32, 4, 4)))
+    stops: list[None] = []
+    after_each_part_of_decoding(lambda: stops.append(None))
+    assert mx.array_equal(vae.decode(mx.ones((1, 32, 4, 4))), before)
+    assert len(stops) > 10
 
 
 def test_an_exception_at_a_place_to_stop_leaves_the_model() -> None:
