@@ -44,6 +44,12 @@ class EngineSpec(Frozen):
     prompt_cache_bytes: int = 0
     max_batch: int = 32
     """Chat: most streams in one batch. Images run one at a time."""
+    turns: str = ""
+    """The folder of the locks with which the engines of this Mac take turns at the GPU. Empty: this one is alone."""
+    stall_s: float = 180.0
+    """Seconds of silence after which the node ends the engine; one that waits for its turn says so more often."""
+    between_blocks: bool | None = None
+    """Images: let others to the GPU between the blocks of a step too. None: where nothing is compiled anyway."""
     trust_remote_code: bool = False
     """A test seam for the scripted model; no setting and no request reaches it."""
 
@@ -115,6 +121,13 @@ class Step(Frozen):
     runs: tuple[RunDelta, ...] = ()
 
 
+class WaitingForTurn(Frozen):
+    """Another engine computes and this one waits for it: no work, but no hang either. Sent again while that lasts."""
+
+    ev: Literal["waiting"] = "waiting"
+    waited_s: float
+
+
 class ChatFacts(Frozen):
     """How a chat ended. The text itself went out as deltas."""
 
@@ -168,5 +181,10 @@ class LoadFailed(Frozen):
     error: ErrorInfo
 
 
-Message = Annotated[LoadingNow | Ready | Step | Done | RunFailed | RunCancelled | LoadFailed, Field(discriminator="ev")]
-MESSAGE: TypeAdapter[LoadingNow | Ready | Step | Done | RunFailed | RunCancelled | LoadFailed] = TypeAdapter(Message)
+Message = Annotated[
+    LoadingNow | Ready | Step | WaitingForTurn | Done | RunFailed | RunCancelled | LoadFailed,
+    Field(discriminator="ev"),
+]
+MESSAGE: TypeAdapter[LoadingNow | Ready | Step | WaitingForTurn | Done | RunFailed | RunCancelled | LoadFailed] = (
+    TypeAdapter(Message)
+)

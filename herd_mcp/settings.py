@@ -105,6 +105,12 @@ class Settings(BaseSettings):
         description="Seconds an engine with work may be silent before it is taken for hung and ended. "
         "Longer than the slowest single step on this Mac.",
     )
+    image_hand_over: Literal["auto", "step", "block"] = Field(
+        "auto",
+        description="Where an image lets a waiting chat to the GPU: after each `step`, or also after each `block` of "
+        "the model, which shortens the gaps between the chat's words and forgoes compiling. `auto`: block without a "
+        "GPU, step with one.",
+    )
     job_timeout_s: float = Field(
         3600, gt=0, description="Seconds a job may take from acceptance to its end; then it is cancelled."
     )

@@ -23,6 +23,7 @@ from herd_mcp.engines.engine import Emit, Report
 from herd_mcp.engines.prompt_cache import PromptCache
 from herd_mcp.engines.sampling import Choice, choose, model_defaults, processors_of, sampler_of
 from herd_mcp.engines.text import Prompt, least_tokens, render
+from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message, Sampling
 from herd_mcp.pipe import (
     DEFAULT_MAX_TOKENS,
@@ -94,11 +95,14 @@ class ChatEngine:
     _defaults: Sampling
     _vocab_size: int
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
         self._runs: dict[int, _Run] = {}
         self._by_uid: dict[int, _Run] = {}
         self._cancels: deque[int] = deque()
         self._work = 0
+        self._leaving: list[int] = []
+        """What is still in the batch of runs that were cancelled."""
 
     # ── loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -106,7 +110,7 @@ class ChatEngine:
         """Load and say one token. Raises HerdError(model_incomplete | kind_not_supported)."""
         mx.random.seed(secrets.randbits(63))
         self._spec_name = spec.model
-        self._chat = load_chat_model(spec, report)
+        self._chat = load_chat_model(spec, report, self._turn)
         self._eos = _generate.make_stop_sequences(self._chat.tokenizer)
         self._machines = {tools: text_machine(self._chat.tokenizer, tools=tools) for tools in (False, True)}
         self._cache = PromptCache(spec.prompt_cache_bytes)
@@ -117,7 +121,8 @@ class ChatEngine:
             prefill_step_size=PREFILL_CHUNK_TOKENS,
             stream=mx.default_stream(mx.default_device()),
         )
-        self._vocab_size = self._say_one_token()
+        with self._turn:
+            self._vocab_size = self._say_one_token()
         self._defaults = model_defaults(self._chat.folder, self._vocab_size)
         return Ready(
             weights_bytes=self._chat.weights_bytes,
@@ -206,11 +211,20 @@ class ChatEngine:
 
     # ── stepping ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def step(self, emit: Emit) -> bool:
-        """One token for every stream and at most one chunk of prompts."""
-        self._drop_cancelled(emit)
+    def settle(self, emit: Emit) -> bool:
+        while self._cancels:
+            run = self._runs.get(self._cancels.popleft())
+            if run is not None:
+                self._forget(run)
+                self._leaving.append(run.uid)
+                emit(RunCancelled(run=run.number))
         if not self._runs:
-            return False
+            self._empty_seats()  # the last to leave: nothing has to be computed for those who stay
+        return bool(self._runs)
+
+    def step(self, emit: Emit) -> None:
+        """One token for every stream and at most one chunk of prompts."""
+        self._empty_seats()
         began_s = time.perf_counter()
         prefilled, said = self._batch.next()
         now_s = time.perf_counter()
@@ -236,7 +250,6 @@ class ChatEngine:
             emit(ending)
         if not self._runs:
             mx.clear_cache()
-        return True
 
     def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[Done | RunFailed]) -> None:
         """Turn one token of one run into its delta, and end the run where that token ends it."""
@@ -267,13 +280,10 @@ class ChatEngine:
             cache, ids = response.prompt_cache, response.all_tokens
         self._cache.keep(ids, cache)
 
-    def _drop_cancelled(self, emit: Emit) -> None:
-        while self._cancels:
-            run = self._runs.get(self._cancels.popleft())
-            if run is not None:
-                self._batch.remove([run.uid])
-                self._forget(run)
-                emit(RunCancelled(run=run.number))
+    def _empty_seats(self) -> None:
+        if self._leaving:
+            self._batch.remove(self._leaving)
+            self._leaving = []
 
     def _forget(self, run: _Run) -> None:
         del self._runs[run.number], self._by_uid[run.uid]

@@ -12,6 +12,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from herd_mcp.engines.checkpoint import check_chat_checkpoint, damaged
 from herd_mcp.engines.engine import Report
+from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.pipe import EngineSpec
 
@@ -32,7 +33,7 @@ class ChatModel:
     weights_bytes: int
 
 
-def load_chat_model(spec: EngineSpec, report: Report) -> ChatModel:
+def load_chat_model(spec: EngineSpec, report: Report, turn: Turn) -> ChatModel:
     """Read the weights in groups, with a report after each. Raises HerdError naming what is missing or unsupported."""
     folder = Path(spec.path)
     check_chat_checkpoint(folder, spec.model)
@@ -54,7 +55,8 @@ def load_chat_model(spec: EngineSpec, report: Report) -> ChatModel:
     except (TypeError, KeyError, AttributeError) as error:
         why = f"its config.json makes no sense ({type(error).__name__}: {_words(error)})"
         raise damaged(spec.model, why) from error
-    weights_bytes = _read_weights(model, report)
+    with turn:  # some architectures put weights together while they are read
+        weights_bytes = _read_weights(model, report)
     try:
         tokenizer = load_tokenizer(
             folder,

@@ -15,13 +15,16 @@ Report = Callable[[float], None]
 
 
 class Engine(Protocol):
-    """One model. The worker calls `load`, `admit` and `step` on its one MLX thread and nothing else touches MLX.
+    """One model. The worker calls `load`, `admit`, `settle` and `step` on its one MLX thread and nothing else touches
+    MLX. What is computed is computed in turns: `step` is called in one, `load` takes its own.
 
-    Every admitted run ends in exactly one of Done, RunFailed, RunCancelled, emitted from `step`.
+    Every admitted run ends in exactly one of Done, RunFailed, RunCancelled, emitted from `settle` or `step`.
     """
 
     def load(self, spec: EngineSpec, report: Report) -> Ready:
-        """Load, and produce one token or step as proof. Raises HerdError when the model cannot be served."""
+        """Load, and produce one token or step as proof. Raises HerdError when the model cannot be served.
+
+        `report` also offers the turn to others, so it is called where nothing is left half computed."""
         ...
 
     def prepare(self, start: Start) -> Any:
@@ -30,7 +33,8 @@ class Engine(Protocol):
         ...
 
     def admit(self, start: Start, prepared: Any) -> None:
-        """Take a run in. Raises HerdError, which fails that run alone; then the engine keeps nothing of it."""
+        """Take a run in, and compute nothing yet. Raises HerdError, which fails that run alone; then the engine keeps
+        nothing of it."""
         ...
 
     def cancel(self, run: int) -> None:
@@ -38,7 +42,12 @@ class Engine(Protocol):
         It takes effect at the next token or step, and RunCancelled is then emitted once."""
         ...
 
-    def step(self, emit: Emit) -> bool:
-        """Do one bounded piece of work. False when there was nothing to do: the worker then sleeps until a command
-        comes. An exception means that the engine can no longer be trusted: the worker fails all runs and ends."""
+    def settle(self, emit: Emit) -> bool:
+        """Tell the ends of cancelled runs, which computes nothing: others may be at the GPU. False when no work is
+        left: the worker then sleeps until a command comes."""
+        ...
+
+    def step(self, emit: Emit) -> None:
+        """Do one bounded piece of the work that `settle` saw. An exception means that the engine can no longer be
+        trusted: the worker fails all runs and ends."""
         ...

@@ -17,6 +17,7 @@ from herd_mcp.engines.image_picture import cut, read_picture
 from herd_mcp.engines.image_png import describe, write_png
 from herd_mcp.engines.image_registry import Family
 from herd_mcp.engines.image_request import Drawing, plan
+from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError, ImageRequest
 from herd_mcp.pipe import (
     Done,
@@ -60,6 +61,9 @@ class _Watcher:
     run: _Run | None = None
     model = ""
 
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+
     def call_before_loop(self, latents: Any, config: Any, **_: Any) -> None:
         run = self._current()
         run.config = config
@@ -80,11 +84,17 @@ class _Watcher:
         run.emit(RunDelta(run=run.number, step=step, steps=steps, message=f"step {step}/{steps}"))
         if run.stopped():
             raise _Stop
+        self.hand_over()
 
     def call_after_loop(self, latents: Any, config: Any, **_: Any) -> None:
         run = self._current()
         steps = config.num_inference_steps - config.init_time_step
         run.emit(RunDelta(run=run.number, step=steps, steps=steps, message="decoding"))
+
+    def hand_over(self) -> None:
+        """Let another engine to the GPU if it is time. A cancel is obeyed while we wait for our next turn."""
+        if not self._turn.offer(self._current().stopped):
+            raise _Stop
 
     def _current(self) -> _Run:
         assert self.run is not None
@@ -104,11 +114,12 @@ class Prepared:
 class ImageEngine:
     """See `engines.engine.Engine`. One whole image is one step; progress goes out from within."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
         self._waiting: deque[tuple[int, Prepared]] = deque()
         self._admitted: set[int] = set()
         self._cancelled: set[int] = set()
-        self._watcher = _Watcher()
+        self._watcher = _Watcher(turn)
         self._work = 0
 
     # ── Loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,8 +129,12 @@ class ImageEngine:
         image_load.prepare_process()
         import mlx.core as mx
 
-        if mx.default_device().type == mx.DeviceType.cpu:
-            mx.disable_compile()  # it needs a C++ compiler there
+        from herd_mcp.engines.blocks import after_each_block, after_each_part_of_decoding
+
+        compiled = mx.default_device().type != mx.DeviceType.cpu  # where it would need a C++ compiler
+        between_blocks = not compiled if spec.between_blocks is None else spec.between_blocks
+        if between_blocks or not compiled:
+            mx.disable_compile()
         mx.reset_peak_memory()
         report(0.0)
         self._spec = spec
@@ -127,15 +142,19 @@ class ImageEngine:
         image_load.check(spec, self._family)
         self._taken: Set[str] = image_registry.parameters_of(image_registry.drawn_by(self._family.key))
         report(0.05)
-        self._model = image_load.build(spec, self._family)
-        report(image_load.READ_FROM)
-        try:
-            weights_bytes = image_load.read_weights(self._model, report)
-            self._watcher.model = spec.model
-            self._model.callbacks.register(self._watcher)
-            self._prove()
-        except Exception as error:
-            raise image_load.not_loaded(spec, self._family, error) from error
+        with self._turn:
+            self._model = image_load.build(spec, self._family)
+            report(image_load.READ_FROM)
+            try:
+                weights_bytes = image_load.read_weights(self._model, report)
+                self._watcher.model = spec.model
+                self._model.callbacks.register(self._watcher)
+                after_each_part_of_decoding(self._watcher.hand_over)
+                if between_blocks:
+                    after_each_block(self._model, self._watcher.hand_over)
+                self._prove()
+            except Exception as error:
+                raise image_load.not_loaded(spec, self._family, error) from error
         report(1.0)
         mx.clear_cache()
         return Ready(weights_bytes=weights_bytes, active_bytes=mx.get_active_memory(), peak_bytes=mx.get_peak_memory())
@@ -180,18 +199,26 @@ class ImageEngine:
 
     # ── Work ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def step(self, emit: Callable[[Message], None]) -> bool:
-        """Draw the next image, whole. False when none waits."""
-        if not self._waiting:
-            return False
+    def settle(self, emit: Callable[[Message], None]) -> bool:
+        for number, prepared in list(self._waiting):
+            if number in self._cancelled:
+                self._waiting.remove((number, prepared))
+                self._forget(number)
+                emit(RunCancelled(run=number))
+        return bool(self._waiting)
+
+    def step(self, emit: Callable[[Message], None]) -> None:
+        """Draw the next image, whole."""
         number, prepared = self._waiting.popleft()
         try:
             outcome = self._draw(number, prepared, emit)
         finally:
-            self._admitted.discard(number)
-            self._cancelled.discard(number)
+            self._forget(number)
         emit(outcome)
-        return True
+
+    def _forget(self, number: int) -> None:
+        self._admitted.discard(number)
+        self._cancelled.discard(number)
 
     def _draw(self, number: int, prepared: Prepared, emit: Callable[[Message], None]) -> Message:
         import mlx.core as mx
@@ -211,6 +238,7 @@ class ImageEngine:
                 picture = prepared.spool.with_name(prepared.spool.name + ".in.png")
                 prepared.picture.save(picture, compress_level=1)
             image = self._generate(run, picture)
+            self._turn.give()  # packing and writing the file is no work for the GPU
             if run.stopped():
                 return RunCancelled(run=number)
             facts = self._facts(run, image.size, started)

@@ -2,6 +2,7 @@
 
 Commands come as JSON lines on stdin, messages leave as JSON lines on a private copy of stdout, both defined in
 `herd_mcp.pipe`. The first command is Load; the answer is LoadingNow …, then Ready or LoadFailed.
+While another engine computes, WaitingForTurn comes between.
 
 Three threads. The reader parses commands and ends the process the moment stdin ends, so that no engine outlives its
 node. The preparer validates, renders and tokenises requests, one after the other. The main thread owns MLX: it loads,
@@ -19,11 +20,13 @@ import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn
 
 from pydantic import ValidationError
 
 from herd_mcp.engines.engine import Engine
+from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError, Kind
 from herd_mcp.pipe import (
     COMMAND,
@@ -31,6 +34,7 @@ from herd_mcp.pipe import (
     MAX_LINE_BYTES,
     Cancel,
     Done,
+    EngineSpec,
     Load,
     LoadFailed,
     LoadingNow,
@@ -38,9 +42,13 @@ from herd_mcp.pipe import (
     RunCancelled,
     RunFailed,
     Start,
+    WaitingForTurn,
 )
 
 log = logging.getLogger("herd_mcp.engine")
+
+REPORT_EVERY_S = 1.0
+"""How often an engine says that it waits for its turn; sooner where the node's patience is short."""
 
 EXIT_ENDED = 0
 """The node closed the pipe."""
@@ -107,6 +115,11 @@ class Runs:
         else:
             self._outbox.send(message)
 
+    def is_last(self, run: int) -> bool:
+        """Whether it is the only open run."""
+        with self._lock:
+            return list(self._phase) == [run]
+
     def fail_all(self, why: str) -> None:
         """Fail every open run; `details.admitted` tells which of them the engine was working on."""
         with self._lock:
@@ -136,6 +149,7 @@ class Worker:
         self._unprepared: queue.SimpleQueue[Start] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[tuple[Start, Any] | Cancel] = queue.SimpleQueue()
         self._engine: Engine | None = None
+        self._turn: Turn
 
     def run(self) -> NoReturn:
         threading.Thread(target=self._read, name="reader", daemon=True).start()
@@ -154,10 +168,12 @@ class Worker:
             if fraction >= told + LOADING_STEP:
                 told = fraction
                 self._outbox.send(LoadingNow(fraction=min(1.0, fraction)))
+            self._turn.offer()
 
         try:
+            self._turn = make_turn(load.spec, self._outbox)
             report(0.0)
-            engine = make_engine(load.spec.kind)
+            engine = make_engine(load.spec.kind, self._turn)
             ready = engine.load(load.spec, report)
         except HerdError as error:
             self._end_unloaded(load, error.info)
@@ -196,12 +212,26 @@ class Worker:
             self._runs.emit(RunFailed(run=start.run, error=_error_info(error)))
 
     def _step(self, engine: Engine) -> bool:
+        """One piece of work, in our turn. False when there is none."""
         try:
-            return engine.step(self._runs.emit)
+            if not engine.settle(self._emit):
+                self._turn.give()
+                return False
+            if self._turn.take(enough=lambda: not self._inbox.empty()):  # a cancel is obeyed while we wait
+                engine.step(self._emit)
+                if self._turn.due():
+                    self._turn.give()
+            return True
         except Exception as error:
             traceback.print_exc()
             self._runs.fail_all(_describe(error))
             _end(EXIT_FAILED)
+
+    def _emit(self, message: Message) -> None:
+        if isinstance(message, (Done, RunFailed, RunCancelled)) and self._runs.is_last(message.run):
+            # The node watches an engine only while it has runs: one without may not keep others waiting.
+            self._turn.give()
+        self._runs.emit(message)
 
     # ── other threads ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -278,7 +308,18 @@ class Worker:
 # ── Small parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def make_engine(kind: Kind) -> Engine:
+def make_turn(spec: EngineSpec, outbox: Outbox) -> Turn:
+    import mlx.core as mx
+
+    return Turn(
+        Path(spec.turns) if spec.turns else None,
+        flush=mx.synchronize,
+        report=lambda waited_s: outbox.send(WaitingForTurn(waited_s=waited_s)),
+        report_every_s=min(REPORT_EVERY_S, spec.stall_s / 4),
+    )
+
+
+def make_engine(kind: Kind, turn: Turn) -> Engine:
     """Import the one engine that is needed; each takes seconds and hundreds of megabytes."""
     import mlx.core as mx
 
@@ -288,10 +329,10 @@ def make_engine(kind: Kind) -> Engine:
     if kind == "chat":
         from herd_mcp.engines.chat import ChatEngine
 
-        return ChatEngine()
+        return ChatEngine(turn)
     from herd_mcp.engines.image import ImageEngine
 
-    return ImageEngine()
+    return ImageEngine(turn)
 
 
 def _skip_line(commands: BinaryIO) -> None:

@@ -56,7 +56,7 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
         case Slept(seconds):
             _forgive(state, seconds, now)
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
-    plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow)
+    plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow | pipe.WaitingForTurn)
     if not plain and not state.closed:
         effects += schedule(state, now)
     return effects
@@ -162,6 +162,8 @@ def _heard(state: State, key: EngineKey, generation: int, message: pipe.Message,
             if engine.vain_messages:
                 return []
             return [tell(run, Loading(fraction=fraction)) for run in lane.waiting if not run.held]
+        case pipe.WaitingForTurn():
+            return []
         case pipe.Ready():
             if not engine.condemned:  # else it came too late, and those who wait for it are charged with its end
                 engine.phase = "ready"

@@ -139,6 +139,9 @@ class Node:
             quantize=quantize,
             prompt_cache_bytes=self.settings.prompt_cache_bytes,
             max_batch=self.settings.chat_batch,
+            turns=str(self.home / "run"),
+            stall_s=self.settings.engine_stall_s,
+            between_blocks={"auto": None, "step": False, "block": True}[self.settings.image_hand_over],
         )
         return Plan(
             key=EngineKey(model.name, quantize),

@@ -20,12 +20,19 @@ NOT_ITS_TO_SAY = frozenset({ErrorCode.INTERRUPTED, ErrorCode.NODE_LOST})
 
 def check(engine: Engine, kind: Kind, message: pipe.Message, now: float) -> str | None:
     """Note what a message says of the engine's progress. Returns what is wrong with it, as part of a sentence."""
+    if isinstance(message, pipe.WaitingForTurn):
+        engine.last_progress_at = now  # it lives; the one to end is the silent one that it waits for
+        return _vain(engine)
     if wrong := _wrong(engine, kind, message):
         return wrong
     if _advances(engine, message):
         engine.last_progress_at = now
         engine.vain_messages = 0
         return None
+    return _vain(engine)
+
+
+def _vain(engine: Engine) -> str | None:
     engine.vain_messages += 1
     return "it talked on and on without progress" if engine.vain_messages > MAX_VAIN_MESSAGES else None
 

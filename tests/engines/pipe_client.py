@@ -29,6 +29,7 @@ from herd_mcp.pipe import (
     RunFailed,
     Start,
     Step,
+    WaitingForTurn,
 )
 
 LIMIT_S = 60.0
@@ -182,7 +183,7 @@ class EngineProcess:
                 answer = self.answers[delta.run]
                 assert not answer.endings, "a delta after the end"
                 answer.deltas.append(delta)
-        elif not isinstance(message, (LoadingNow, Ready, LoadFailed)):
+        elif not isinstance(message, (LoadingNow, Ready, LoadFailed, WaitingForTurn)):
             self.answers.setdefault(message.run, Answer()).endings.append(message)
 
 

@@ -71,8 +71,8 @@ def main() -> None:
     point = sys.argv[2]
     make = worker.make_engine
 
-    def make_engine(kind: Any) -> Any:
-        engine = make(kind)
+    def make_engine(kind: Any, turn: Any) -> Any:
+        engine = make(kind, turn)
         load = engine.load
 
         def trusting(spec: Any, report: Any) -> Any:

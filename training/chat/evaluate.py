@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from herd_mcp.engines.chat import ChatEngine
+from herd_mcp.engines.turns import alone
 from herd_mcp.jobs import ChatRequest, ToolCall
 from herd_mcp.pipe import ChatFacts, Done, EngineSpec, RunDelta, RunFailed, Start, Step
 from training.chat.cases import Cases, schema
@@ -58,7 +59,7 @@ class Talker:
     """The chat engine, in this process."""
 
     def __init__(self, folder: Path = FOLDER, batch: int = 16) -> None:
-        self._engine = ChatEngine()
+        self._engine = ChatEngine(alone())
         self._batch = batch
         began = time.perf_counter()
         spec = EngineSpec(kind="chat", model="herd-tiny-chat", path=str(folder), max_batch=batch, prompt_cache_bytes=0)
