@@ -6,6 +6,7 @@ checked before it can reach the batch, because a bad one there would end all the
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import sys
 import time
@@ -19,9 +20,9 @@ import mlx_lm.generate  # noqa: F401 (the package exports a function under the m
 from herd_mcp.engines.chat_model import ChatModel, load_chat_model
 from herd_mcp.engines.chat_speech import Piece, Speech, text_machine
 from herd_mcp.engines.engine import Emit, Report
-from herd_mcp.engines.prompt_cache import PromptCache
+from herd_mcp.engines.prompt_cache import PromptCache, forgets
 from herd_mcp.engines.sampling import Choice, choose, model_defaults, processors_of, sampler_of
-from herd_mcp.engines.text import Prompt, least_tokens, render
+from herd_mcp.engines.text import Prompt, least_tokens, render, shared_ends
 from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message, Sampling
 from herd_mcp.pipe import ChatFacts, Done, EngineSpec, Ready, RunCancelled, RunDelta, RunFailed, Start, Step
 
@@ -48,6 +49,8 @@ class Prepared:
     choice: Choice
     max_tokens: int
     stops: tuple[str, ...]
+    shared_ends: tuple[int, ...] = ()
+    """Where the cache is kept while the prompt is computed: models whose cache cannot be cut back afterwards."""
 
 
 @dataclass(slots=True)
@@ -57,6 +60,8 @@ class _Run:
     speech: Speech
     prompt_tokens: int
     cached_tokens: int
+    ends_ahead: int = 0
+    """How many of the request's `shared_ends` the prompt has not reached yet."""
     completion_tokens: int = 0
     prefill_began_s: float = 0.0
     first_token_s: float = 0.0
@@ -97,6 +102,7 @@ class ChatEngine:
         self._eos = _generate.make_stop_sequences(self._chat.tokenizer)
         self._machines = {tools: text_machine(self._chat.tokenizer, tools=tools) for tools in (False, True)}
         self._cache = PromptCache(spec.prompt_cache_bytes)
+        self._forgets = spec.prompt_cache_bytes > 0 and forgets(self._chat.model)
         self._batch = _generate.BatchGenerator(
             self._chat.model,
             completion_batch_size=spec.max_batch,
@@ -149,7 +155,8 @@ class ChatEngine:
         if limit is not None:
             self._check_length(len(prompt.ids), limit)
             max_tokens = min(max_tokens, limit - len(prompt.ids))
-        return Prepared(prompt, choice, max_tokens, request.stop)
+        ends = shared_ends(self._chat.tokenizer, request, prompt) if self._forgets else ()
+        return Prepared(prompt, choice, max_tokens, request.stop, ends)
 
     def _check_length(self, tokens: int, limit: int, about: str = "") -> None:
         if tokens >= limit:
@@ -172,8 +179,9 @@ class ChatEngine:
         speech = Speech(
             self._chat.tokenizer, self._machines[bool(prepared.prompt.tools)], prepared.prompt, prepared.stops
         )
-        (uid,) = self._batch.insert(
-            [ids[cached:]],
+        ends = [end for end in prepared.shared_ends if end > cached]
+        (uid,) = self._batch.insert_segments(
+            [[ids[start:end] for start, end in itertools.pairwise([cached, *ends, len(ids)])]],
             max_tokens=[prepared.max_tokens],
             caches=[cache],
             all_tokens=[ids[:cached]],
@@ -181,7 +189,7 @@ class ChatEngine:
             logits_processors=[processors_of(prepared.choice)],
             stop_sequences=[self._eos],
         )
-        run = _Run(start.run, uid, speech, prompt_tokens=len(ids), cached_tokens=cached)
+        run = _Run(start.run, uid, speech, prompt_tokens=len(ids), cached_tokens=cached, ends_ahead=len(ends))
         self._by_uid[uid] = run
         self._runs[start.run] = run
 
@@ -201,8 +209,11 @@ class ChatEngine:
         now_s = time.perf_counter()
         for response in prefilled:
             run = self._by_uid.get(response.uid)
-            if run is not None and not run.prefill_began_s:
-                run.prefill_began_s = began_s
+            if run is None:
+                continue
+            run.prefill_began_s = run.prefill_began_s or began_s
+            if response.end_of_segment and run.ends_ahead:
+                self._keep_shared(run)
         deltas: list[RunDelta] = []
         endings: list[Done | RunFailed] = []
         for response in said:
@@ -238,6 +249,11 @@ class ChatEngine:
             endings.append(RunFailed(run=run.number, error=ErrorInfo(code=ErrorCode.INTERNAL, message=message)))
         self._forget(run)
         self._keep_cache(run, response)
+
+    def _keep_shared(self, run: _Run) -> None:
+        run.ends_ahead -= 1
+        cache, ids = self._batch.extract_cache([run.uid])[run.uid]
+        self._cache.keep(ids, cache, "system" if run.ends_ahead else "user")
 
     def _keep_cache(self, run: _Run, response: Any) -> None:
         if response.finish_reason is None:

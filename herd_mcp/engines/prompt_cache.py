@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
-from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    LRUPromptCache,
+    RotatingKVCache,
+    can_trim_prompt_cache,
+    make_prompt_cache,
+    trim_prompt_cache,
+)
 
 _NO_COUNT_LIMIT = 1 << 62
 """The bound is bytes. A bound in sequences makes returning users miss while memory is free."""
+
+
+Shared = Literal["assistant", "user", "system"]
+"""mlx-lm's words for what an entry ends with; of the first kind that is as numerous as the next, the oldest goes."""
+
+
+def forgets(model: Any) -> bool:
+    """Whether the model's cache cannot be cut back to an earlier token: sliding windows and state-space models.
+
+    Of such a cache only the whole can be used again, so it has to be kept where a later prompt will have left it.
+    """
+    return any(_layer_forgets(layer) for layer in make_prompt_cache(model))
+
+
+def _layer_forgets(layer: Any) -> bool:
+    if isinstance(layer, CacheList):
+        return any(_layer_forgets(inner) for inner in layer.caches)
+    # A window says that it can be cut for as long as it is not full.
+    return isinstance(layer, RotatingKVCache | ArraysCache) or not layer.is_trimmable()
 
 
 class PromptCache:
@@ -38,10 +65,10 @@ class PromptCache:
             return None, 0
         return cache, len(ids) - len(rest)
 
-    def keep(self, ids: list[int], cache: list[Any]) -> None:
+    def keep(self, ids: list[int], cache: list[Any], shared: Shared = "assistant") -> None:
         """Remember the cache of `ids`. One that is larger than the whole bound is not kept, nor are others evicted."""
         if self._max_bytes <= 0 or sum(layer.nbytes for layer in cache) > self._max_bytes:
             return
         # A row taken out of a batch is a lazy copy that holds the whole batch's memory until it is computed.
         mx.eval([layer.state for layer in cache])
-        self._caches.insert_cache("", list(ids), cache)
+        self._caches.insert_cache("", list(ids), cache, cache_type=shared)
