@@ -16,8 +16,8 @@ import benchmarks
 HEAD = """\
 # Benchmarks
 
-Made by `uv run python -m benchmarks all --markdown docs/benchmarks.md`. Each table compares herd-mcp with what one would
-otherwise run, in turn on the same machine; the ratio is that of the medians, and a goal that was missed says NO.
+Made by `uv run python -m benchmarks all --markdown docs/benchmarks.md`. Each table compares herd-mcp with what one
+would otherwise run, in turn on the same machine; the ratio is that of the medians, and a goal that was missed says NO.
 The models are tiny and built by code, so the figures tell what herd-mcp itself costs and not how fast a Mac is.
 """
 
@@ -44,6 +44,7 @@ def run_all(argv: list[str]) -> int:
     options.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables into this file too")
     options.add_argument("--pairs", type=int, metavar="N", help="interleaved runs of each")
     options.add_argument("--only", nargs="+", metavar="NAME", choices=names(), default=names(), help="these alone")
+    options.add_argument("options", nargs="*", metavar="-- OPTION", help="what each of them gets besides")
     asked = options.parse_args(argv)
     pairs = [] if asked.pairs is None else ["--pairs", str(asked.pairs)]
     parts, failed = [HEAD], 0
@@ -52,7 +53,10 @@ def run_all(argv: list[str]) -> int:
         sys.stderr.flush()
         began = time.monotonic()
         run = subprocess.run(
-            [sys.executable, "-m", "benchmarks", name, *pairs], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "benchmarks", name, *pairs, *asked.options],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         sys.stderr.write(f"{time.monotonic() - began:.0f} s\n")
         failed += run.returncode != 0

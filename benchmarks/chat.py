@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.parts import machine, model, processes
@@ -68,7 +69,7 @@ def measure(pairs: int, counts: tuple[int, ...] = CLIENTS) -> Report:
     with (
         processes.folder() as folder,
         processes.mlx_lm_server(model.build(folder)) as port,
-        processes.node(model_dirs=str(folder), chat_batch="48") as node,
+        processes.node(model_dirs=str(folder)) as node,
         processes.Peer("batch_loop", str(folder / model.NAME)) as bare,
     ):
 
@@ -86,9 +87,9 @@ def measure(pairs: int, counts: tuple[int, ...] = CLIENTS) -> Report:
 
         burst = 0
         for clients in counts:
-            sides: list[Callable[[int], Any]] = [lambda n: ours(clients, n), lambda n: theirs(clients, n)]  # noqa: B023
+            sides: list[Callable[[int], Any]] = [partial(ours, clients), partial(theirs, clients)]
             if clients in BARE_CLIENTS:
-                sides.append(lambda n: loop(clients, n))  # noqa: B023
+                sides.append(partial(loop, clients))
             interleave([_numbered(side, burst) for side in sides], 1)  # loads, and sizes its buffers
             results = interleave([_numbered(side, burst + 1) for side in sides], pairs)
             burst += 1 + pairs

@@ -84,7 +84,7 @@ def measure(pairs: int) -> Report:
         def cold(pair: int) -> float:
             return _with_a_new_node(pair) * 1000
 
-        interleave((warm, peer, cold), 1)  # files come into the system's cache
+        interleave((warm, peer), 1)  # files come into the system's cache
         ups, peers, downs = interleave((warm, peer, cold), pairs)
     rows = (
         row("first tools/list, node up", "ms", ups, peers, Goal("<=", 0.1)),

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import string
 from pathlib import Path
-from typing import Any
-
-from tests.engines.byte_tokenizer import TEMPLATE, write_tokenizer
 
 NAME = "tiny-qwen3"
 CONTEXT_TOKENS = 8192
@@ -24,42 +20,22 @@ def _kv_heads(width: int) -> int:
 
 
 def build(folder: Path, layers: int = 4, width: int = 256) -> Path:
-    """Write the model into `folder`/NAME and return that. `width` is a multiple of HEAD_DIM.
+    """Write the model into `folder`/NAME and return that. `width` is a multiple of HEAD_DIM."""
+    from tests.engines import random_model  # imports MLX, which takes a second
 
-    It says nothing but lower-case letters and never ends by itself: answers have the length that was asked for, and
-    their text is read back as the very same tokens.
-    """
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.models import qwen3
-
-    path = folder / NAME
-    path.mkdir(parents=True)
-    tokenizer = write_tokenizer(path, TEMPLATE)
-    config: dict[str, Any] = {
-        "model_type": "qwen3",
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "intermediate_size": 3 * width,
-        "num_attention_heads": width // HEAD_DIM,
-        "num_key_value_heads": _kv_heads(width),
-        "head_dim": HEAD_DIM,
-        "rms_norm_eps": 1e-6,
-        "vocab_size": tokenizer.get_vocab_size(),
-        "max_position_embeddings": CONTEXT_TOKENS,
-        "rope_theta": 1_000_000.0,
-        "tie_word_embeddings": False,
-    }
-    mx.random.seed(0)
-    model = qwen3.Model(qwen3.ModelArgs.from_dict(config))
-    letters = {tokenizer.token_to_id(letter) for letter in string.ascii_lowercase}
-    said = [[float(token in letters)] for token in range(config["vocab_size"])]
-    # A logit of 0 is never the largest among 26 random ones.
-    model.lm_head.weight = model.lm_head.weight * mx.array(said)
-    config["eos_token_id"] = tokenizer.token_to_id("<|im_end|>")
-    (path / "config.json").write_text(json.dumps(config))
-    mx.save_safetensors(str(path / "model.safetensors"), dict(tree_flatten(model.parameters())), {"format": "mlx"})
-    return path
+    return random_model.build(
+        folder / NAME,
+        "qwen3",
+        hidden_size=width,
+        num_hidden_layers=layers,
+        intermediate_size=3 * width,
+        num_attention_heads=width // HEAD_DIM,
+        num_key_value_heads=_kv_heads(width),
+        head_dim=HEAD_DIM,
+        rms_norm_eps=1e-6,
+        max_position_embeddings=CONTEXT_TOKENS,
+        rope_theta=1_000_000.0,
+    )
 
 
 def text(seed: int, chars: int) -> str:
