@@ -31,6 +31,7 @@ ABOUT = f"{MODEL}, {PX}×{PX} pixels, {STEPS} steps: a warm engine behind HTTP, 
 NOTES = (
     "The node adds at most 30 ms or 5 % of the bare call. It also syncs the picture to disk, records and sends it; "
     "the bare call returns it.",
+    "Cancels come spread evenly over a step; one takes effect at the end of the step.",
 )
 
 
@@ -78,8 +79,11 @@ def in_a_process(file: Path, pair: int) -> Seconds:
     return Seconds(time.monotonic() - began, json.loads(run.stdout)["seconds"])
 
 
-async def cancel(node: processes.Node, pair: int) -> tuple[float, float]:
-    """Seconds from the cancel until no engine has work, and the seconds of a step before it."""
+async def cancel(node: processes.Node, pair: int, phase: float) -> tuple[float, float]:
+    """Seconds from the cancel until no engine has work, and the seconds of a step before it.
+
+    `phase` is the part of a step that has passed at the cancel.
+    """
     token = f"Authorization: Bearer {node.token}"
     body = {"kind": "image", "model": MODEL, "prompt": f"number {pair}", "width": PX, "height": PX, "steps": LONG_STEPS}
     job_id, times = "", []
@@ -97,12 +101,14 @@ async def cancel(node: processes.Node, pair: int) -> tuple[float, float]:
                 times.append(time.monotonic())
             if len(times) > CANCEL_AFTER:
                 break
+        step_s = statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+        await asyncio.sleep(phase * step_s)
         began = time.monotonic()
         await http.answer(node.port, "DELETE", f"/herd/api/jobs/{job_id}", None, token)
         while await _running(node, token):
             pass
         idle_s = time.monotonic() - began
-    return idle_s, statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+    return idle_s, step_s
 
 
 async def _running(node: processes.Node, token: str) -> int:
@@ -128,7 +134,7 @@ def measure(pairs: int) -> Report:
         for side in sides:  # loads, and fills the system's cache
             side(-1)
         warm, bare_calls, whole = interleave(sides, pairs)
-        cancels = [asyncio.run(cancel(node, pair)) for pair in range(pairs)]
+        cancels = [asyncio.run(cancel(node, pair, (pair + 0.5) / pairs)) for pair in range(pairs)]
     return Report("images", ABOUT, rows_of(warm, bare_calls, whole, cancels), machine.look(before), pairs, NOTES)
 
 

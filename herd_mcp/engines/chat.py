@@ -216,21 +216,25 @@ class ChatEngine:
                 self._keep_shared(run)
         deltas: list[RunDelta] = []
         endings: list[Done | RunFailed] = []
+        ended: list[tuple[_Run, Any]] = []
         for response in said:
             run = self._by_uid[response.uid]
             run.first_token_s = run.first_token_s or now_s
             run.last_token_s = now_s
             run.completion_tokens += 1
-            self._hear(run, response, deltas, endings)
+            if self._hear(run, response, deltas, endings):
+                ended.append((run, response))
         emit(Step(runs=tuple(deltas)))
         for ending in endings:
             emit(ending)
+        for run, response in ended:  # last: it waits for the step that is being computed
+            self._keep_cache(run, response)
         if not self._runs:
             mx.clear_cache()
         return True
 
-    def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[Done | RunFailed]) -> None:
-        """Turn one token of one run into its delta, and end the run where that token ends it."""
+    def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[Done | RunFailed]) -> bool:
+        """Turn one token of one run into its delta, and end the run where that token ends it. Whether it did."""
         try:
             # The token that ends an answer is a marker and not part of it.
             piece = Piece() if response.finish_reason == "stop" else run.speech.token(response.token)
@@ -242,13 +246,13 @@ class ChatEngine:
                 calls = tuple(piece.tool_calls)
                 deltas.append(RunDelta(run=run.number, text=piece.text, reasoning=piece.reasoning, tool_calls=calls))
             if not ended:
-                return
+                return False
             endings.append(Done(run=run.number, facts=run.facts(reason)))
         except Exception as error:
             message = f"The answer could not be put into words: {type(error).__name__}: {error}"
             endings.append(RunFailed(run=run.number, error=ErrorInfo(code=ErrorCode.INTERNAL, message=message)))
         self._forget(run)
-        self._keep_cache(run, response)
+        return True
 
     def _keep_shared(self, run: _Run) -> None:
         run.ends_ahead -= 1

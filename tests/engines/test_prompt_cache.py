@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import KVCache
 
+from herd_mcp.engines.prompt_cache import PromptCache
 from herd_mcp.pipe import EngineSpec
 from tests.engines.pipe_client import Answer, EngineProcess, ask_chat
 from tests.engines.random_model import build
@@ -108,3 +113,18 @@ def test_many_conversations_in_turn_all_find_their_prefix(engine: EngineProcess)
 
 def _request(messages: tuple[dict[str, str], ...]) -> Any:
     return ask_chat("", messages=messages, max_tokens=12, sampling={"temperature": 0})
+
+
+def test_a_new_conversation_beside_long_ones_is_looked_up_at_once() -> None:
+    """The engine stands still for as long as that takes. To look through all continuations takes tens of seconds."""
+    cache = PromptCache(1 << 30)
+    chance = random.Random(1)
+    begin = [1, 2, 3, 4]
+    for _ in range(10):
+        layer = KVCache()
+        layer.update_and_fetch(mx.zeros((1, 1, 1, 1)), mx.zeros((1, 1, 1, 1)))
+        cache.keep(begin + [chance.randrange(1000) for _ in range(30_000)], [layer])
+    began = time.monotonic()
+    _, cached = cache.fetch([*begin, 2000, 2001])
+    assert cached == len(begin)
+    assert time.monotonic() - began < 5
