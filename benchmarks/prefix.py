@@ -75,7 +75,6 @@ def _ttfts(streams: list[Stream]) -> list[float]:
 
 
 def main(argv: list[str]) -> int:
-    options = parser("prefix", __doc__)
-    options.add_argument("--conversations", type=int, default=CONVERSATIONS, metavar="N", help="default %(default)s")
-    asked = options.parse_args(argv)
-    return measure(asked.conversations).show(as_json=asked.json)
+    """A pair is a conversation."""
+    asked = parser("prefix", __doc__, pairs=CONVERSATIONS).parse_args(argv)
+    return measure(asked.pairs).show(as_json=asked.json)

@@ -61,25 +61,28 @@ def _engines_mib(node: processes.Node) -> float:
     return sum(processes.resident_mib(pid) for pid in pids)
 
 
-def rows_of(what: str, jobs: int, held: dict[str, list[tuple[float, float]]]) -> list[Row]:
+def rows_of(what: str, jobs: int, runs: list[dict[str, list[tuple[float, float]]]]) -> list[Row]:
+    """The growth and the end of every run, for the node and the engine."""
     rows = []
-    for who, samples in held.items():
-        warm = [sample for sample in samples if sample[0] >= WARM * jobs]
-        rows.append(row(f"{jobs} {what}: the {who} grows per 100", "MiB", [growth_per(warm, 100)]))
-        rows.append(row(f"{jobs} {what}: the {who} holds at the end", "MiB", [samples[-1][1]]))
+    for who in ("node", "engine"):
+        grown = [growth_per([sample for sample in held[who] if sample[0] >= WARM * jobs], 100) for held in runs]
+        rows.append(row(f"{jobs} {what}: the {who} grows per 100", "MiB", grown))
+        rows.append(row(f"{jobs} {what}: the {who} holds at the end", "MiB", [held[who][-1][1] for held in runs]))
     return rows
 
 
-def measure(chats: int, images: int) -> Report:
+def measure(pairs: int, chats: int, images: int) -> Report:
     before = machine.load()
     rows: list[Row] = []
     for what, jobs, at_once, one in (("chats", chats, CHATS_AT_ONCE, chat), ("images", images, 1, image)):
-        if jobs:
+        runs = []
+        for _ in range(pairs if jobs else 0):
             with processes.node(prompt_cache_bytes=str(CACHE_BYTES)) as node:
-                rows += rows_of(what, jobs, soak(node, jobs, at_once, one))
+                runs.append(soak(node, jobs, at_once, one))
+        rows += rows_of(what, jobs, runs) if runs else []
     about = "One job after the other with the built-in models; resident memory, its growth after the first quarter."
     notes = (f"Chats came {CHATS_AT_ONCE} at a time, with {CACHE_BYTES // 2**20} MiB of prompt cache.",)
-    return Report("soak", about, tuple(rows), machine.look(before), 1, notes)
+    return Report("soak", about, tuple(rows), machine.look(before), pairs, notes)
 
 
 def main(argv: list[str]) -> int:
@@ -87,4 +90,4 @@ def main(argv: list[str]) -> int:
     options.add_argument("--chats", type=int, default=1000, metavar="N", help="default %(default)s")
     options.add_argument("--images", type=int, default=100, metavar="N", help="default %(default)s")
     asked = options.parse_args(argv)
-    return measure(asked.chats, asked.images).show(as_json=asked.json)
+    return measure(asked.pairs, asked.chats, asked.images).show(as_json=asked.json)

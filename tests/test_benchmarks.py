@@ -131,7 +131,7 @@ def test_a_second_turn_hits_when_all_of_the_first_comes_from_the_cache() -> None
 
 def test_the_growth_of_a_soak_leaves_its_first_quarter_out() -> None:
     held = [(25.0, 10.0), (50.0, 60.0), (75.0, 61.0), (100.0, 62.0)]
-    grows, holds = soak.rows_of("chats", 104, {"node": held})
+    grows, holds, *_ = soak.rows_of("chats", 104, [{"node": held, "engine": held}])
     assert grows.ours.median == pytest.approx(4)
     assert holds.ours.median == 62
 
@@ -157,6 +157,7 @@ def test_a_table_shows_medians_quartiles_ratio_goal_and_misses(report: Report) -
     assert "| one  | 2 [1.5–2.5] ms | 20 ms | 0.10× | ≤ 0.05× | NO  |" in lines
     assert "| two  | 1,234 MiB      | –     | –     | –       | –   |" in lines
     assert len({len(line) for line in lines if line.startswith("|")}) == 1
+    assert "Median [quartiles] of 3 interleaved runs." in lines[-1]
 
 
 def test_json_holds_the_same(report: Report) -> None:
@@ -231,7 +232,7 @@ def run(*words: str) -> Any:
     "words",
     [
         ("chat", "--pairs", "1", "--clients", "1", "4"),
-        ("prefix", "--conversations", "3"),
+        ("prefix", "--pairs", "3"),
         ("images", "--pairs", "1"),
         ("soak", "--chats", "16", "--images", "2"),
     ],

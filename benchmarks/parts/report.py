@@ -27,7 +27,8 @@ class Report:
     def text(self) -> str:
         lines = [self.about, "", *_table(self.rows), ""]
         lines += [f"- {note}" for note in self.notes]
-        lines.append(f"- Median [quartiles] of {self.pairs} interleaved runs. {self.machine}")
+        runs = f"Median [quartiles] of {self.pairs} interleaved runs." if self.pairs > 1 else "One run."
+        lines.append(f"- {runs} {self.machine}")
         return "\n".join(lines) + "\n"
 
     def json(self) -> str:
