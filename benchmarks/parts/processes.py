@@ -104,7 +104,7 @@ def record(home: Path) -> dict[str, Any] | None:
 def node(**settings: str) -> Iterator[Node]:
     """`herd-mcp up`, once it answers."""
     with folder() as home:
-        with (home.with_name(home.name + ".log")).open("w+") as log:
+        with (home / "stderr").open("w+") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "herd_mcp", "up"],
                 stdin=subprocess.DEVNULL,
@@ -122,7 +122,6 @@ def node(**settings: str) -> Iterator[Node]:
                 finally:
                     process.kill()
                     process.wait()
-        Path(log.name).unlink()
 
 
 def _record_of(home: Path, process: subprocess.Popen[Any], log: Path) -> dict[str, Any] | None:
