@@ -103,25 +103,24 @@ def record(home: Path) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def node(**settings: str) -> Iterator[Node]:
     """`herd-mcp up`, once it answers."""
-    with folder() as home:
-        with (home / "stderr").open("w+") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "herd_mcp", "up"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env=node_environment(home, **settings),
-            )
+    with folder() as home, (home / "stderr").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "herd_mcp", "up"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=node_environment(home, **settings),
+        )
+        try:
+            found = wait(lambda: _record_of(home, process, Path(log.name)), "the node")
+            yield Node(home, process.pid, found["port"], found["token"])
+        finally:
+            process.terminate()
             try:
-                found = wait(lambda: _record_of(home, process, Path(log.name)), "the node")
-                yield Node(home, process.pid, found["port"], found["token"])
+                process.wait(END_S)
             finally:
-                process.terminate()
-                try:
-                    process.wait(END_S)
-                finally:
-                    process.kill()
-                    process.wait()
+                process.kill()
+                process.wait()
 
 
 def _record_of(home: Path, process: subprocess.Popen[Any], log: Path) -> dict[str, Any] | None:
