@@ -112,7 +112,17 @@ def test_no_document_names_files_that_are_gone(document: Path) -> None:
 
 
 def test_nothing_of_the_machine_it_was_written_on_is_left() -> None:
-    places = ["*.md", "*.toml", ".ci/*", "docs/*", "skills/**/*", "herd_mcp/**/*", "tests/**/*", "training/**/*"]
+    places = [
+        "*.md",
+        "*.toml",
+        ".ci/*",
+        "docs/*",
+        "skills/**/*",
+        "herd_mcp/**/*",
+        "tests/**/*",
+        "training/**/*",
+        "benchmarks/**/*",
+    ]
     kinds = {".md", ".py", ".toml", ".txt", ".json", ""}
     machine = rf"{re.escape(str(ROOT))}/|{re.escape(str(Path.home()))}/|/root/"
     found = {

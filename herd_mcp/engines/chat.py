@@ -6,6 +6,7 @@ checked before it can reach the batch, because a bad one there would end all the
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import sys
 import time
@@ -20,9 +21,9 @@ from herd_mcp.engines.chat_model import ChatModel, load_chat_model
 from herd_mcp.engines.chat_speech import Piece, Speech, text_machine
 from herd_mcp.engines.checkpoint import damaged
 from herd_mcp.engines.engine import Emit, Report
-from herd_mcp.engines.prompt_cache import PromptCache
+from herd_mcp.engines.prompt_cache import PromptCache, forgets
 from herd_mcp.engines.sampling import Choice, choose, model_defaults, processors_of, sampler_of
-from herd_mcp.engines.text import Prompt, least_tokens, render
+from herd_mcp.engines.text import Prompt, least_tokens, render, shared_ends
 from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message, Sampling
 from herd_mcp.pipe import (
@@ -58,6 +59,8 @@ class Prepared:
     choice: Choice
     max_tokens: int
     stops: tuple[str, ...]
+    shared_ends: tuple[int, ...] = ()
+    """Where the cache is kept while the prompt is computed: models whose cache cannot be cut back afterwards."""
 
 
 @dataclass(slots=True)
@@ -68,6 +71,8 @@ class _Run:
     prompt_tokens: int
     cached_tokens: int
     prefilled_tokens: int = 0
+    ends_ahead: int = 0
+    """How many of the request's `shared_ends` the prompt has not reached yet."""
     completion_tokens: int = 0
     prefill_began_s: float = 0.0
     first_token_s: float = 0.0
@@ -114,6 +119,7 @@ class ChatEngine:
         self._eos = _generate.make_stop_sequences(self._chat.tokenizer)
         self._machines = {tools: text_machine(self._chat.tokenizer, tools=tools) for tools in (False, True)}
         self._cache = PromptCache(spec.prompt_cache_bytes)
+        self._forgets = spec.prompt_cache_bytes > 0 and forgets(self._chat.model)
         self._batch = _generate.BatchGenerator(
             self._chat.model,
             completion_batch_size=spec.max_batch,
@@ -169,7 +175,8 @@ class ChatEngine:
         if limit is not None:
             self._check_length(len(prompt.ids), limit)
             max_tokens = min(max_tokens, limit - len(prompt.ids))
-        return Prepared(prompt, choice, max_tokens, request.stop)
+        ends = shared_ends(self._chat.tokenizer, request, prompt) if self._forgets else ()
+        return Prepared(prompt, choice, max_tokens, request.stop, ends)
 
     def _check_length(self, tokens: int, limit: int, about: str = "") -> None:
         if tokens >= limit:
@@ -192,8 +199,9 @@ class ChatEngine:
         speech = Speech(
             self._chat.tokenizer, self._machines[bool(prepared.prompt.tools)], prepared.prompt, prepared.stops
         )
-        (uid,) = self._batch.insert(
-            [ids[cached:]],
+        ends = [end for end in prepared.shared_ends if end > cached]
+        (uid,) = self._batch.insert_segments(
+            [[ids[start:end] for start, end in itertools.pairwise([cached, *ends, len(ids)])]],
             max_tokens=[prepared.max_tokens],
             caches=[cache],
             all_tokens=[ids[:cached]],
@@ -201,7 +209,7 @@ class ChatEngine:
             logits_processors=[processors_of(prepared.choice)],
             stop_sequences=[self._eos],
         )
-        run = _Run(start.run, uid, speech, prompt_tokens=len(ids), cached_tokens=cached)
+        run = _Run(start.run, uid, speech, prompt_tokens=len(ids), cached_tokens=cached, ends_ahead=len(ends))
         self._by_uid[uid] = run
         self._runs[start.run] = run
 
@@ -236,23 +244,30 @@ class ChatEngine:
             # Counted by what the batch says of its progress: one that goes round without any must not look alive.
             self._work += max(0, response.progress[0] - run.prefilled_tokens)
             run.prefilled_tokens = max(run.prefilled_tokens, response.progress[0])
+            if response.end_of_segment and run.ends_ahead:
+                self._keep_shared(run)
         self._work += len(said)
         deltas: list[RunDelta] = []
         endings: list[Done | RunFailed] = []
+        ended: list[tuple[_Run, Any]] = []
         for response in said:
             run = self._by_uid[response.uid]
             run.first_token_s = run.first_token_s or now_s
             run.last_token_s = now_s
             run.completion_tokens += 1
-            self._hear(run, response, deltas, endings)
+            if self._hear(run, response, deltas, endings):
+                ended.append((run, response))
         emit(Step(work=self._work, runs=tuple(deltas)))
-        for ending in endings:
-            emit(ending)
-        if not self._runs:
+        if self._runs:
+            _tell(endings, emit)
+        for run, response in ended:  # waits for the step that is being computed
+            self._keep_cache(run, response)
+        if not self._runs:  # the turn at the GPU ends with the last run
+            _tell(endings, emit)
             mx.clear_cache()
 
-    def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[Done | RunFailed]) -> None:
-        """Turn one token of one run into its delta, and end the run where that token ends it."""
+    def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[Done | RunFailed]) -> bool:
+        """Turn one token of one run into its delta, and end the run where that token ends it. Whether it did."""
         try:
             # The token that ends an answer is a marker and not part of it.
             piece = Piece() if response.finish_reason == "stop" else run.speech.token(response.token)
@@ -264,13 +279,18 @@ class ChatEngine:
                 calls = tuple(piece.tool_calls)
                 deltas.append(RunDelta(run=run.number, text=piece.text, reasoning=piece.reasoning, tool_calls=calls))
             if not ended:
-                return
+                return False
             endings.append(Done(run=run.number, facts=run.facts(reason)))
         except Exception as error:
             message = f"The answer could not be put into words: {type(error).__name__}: {error}"
             endings.append(RunFailed(run=run.number, error=ErrorInfo(code=ErrorCode.INTERNAL, message=message)))
         self._forget(run)
-        self._keep_cache(run, response)
+        return True
+
+    def _keep_shared(self, run: _Run) -> None:
+        run.ends_ahead -= 1
+        cache, ids = self._batch.extract_cache([run.uid])[run.uid]
+        self._cache.keep(ids, cache, "system" if run.ends_ahead else "user")
 
     def _keep_cache(self, run: _Run, response: Any) -> None:
         if response.finish_reason is None:
@@ -287,3 +307,8 @@ class ChatEngine:
 
     def _forget(self, run: _Run) -> None:
         del self._runs[run.number], self._by_uid[run.uid]
+
+
+def _tell(endings: list[Done | RunFailed], emit: Emit) -> None:
+    for ending in endings:
+        emit(ending)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,6 +54,27 @@ def render(tokenizer: Any, request: ChatRequest) -> Prompt:
     opened = _opening(tokenizer, request.tool_choice)
     text = (tokenizer.think_end + "\n\n" if part == "reasoning" else "") + tokenizer.tool_call_start + opened
     return Prompt(ids + list(tokenizer.encode(text, add_special_tokens=False)), "tool", tools, opened)
+
+
+def shared_ends(tokenizer: Any, request: ChatRequest, prompt: Prompt) -> tuple[int, ...]:
+    """Where in the prompt that may end which later prompts begin with too, in tokens, rising.
+
+    After the system messages and tools, which other conversations share, and after the last message: what stands behind
+    it, the opening of an answer, need not come again. At least one token of the prompt is behind each end.
+    """
+    options = _template_options(request, request.tool_choice not in ("auto", "none"))
+    messages = _messages(request.messages)
+    system = list(itertools.takewhile(lambda message: message["role"] == "system", messages))
+    begins = [messages] + ([[*system, {"role": "user", "content": ""}]] if system or prompt.tools else [])
+    ends = set()
+    for begin in begins:
+        try:
+            ids = _apply_template(tokenizer, begin, prompt.tools, options, opens_answer=False)
+        except HerdError:  # a template may want an answer, or something to be said
+            continue
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, prompt.ids, strict=False))
+        ends.add(min(sum(1 for _ in same), len(prompt.ids) - 1))
+    return tuple(sorted(ends - {0}))
 
 
 def count(tokenizer: Any, request: ChatRequest) -> int:
@@ -171,11 +193,16 @@ def _template_options(request: ChatRequest, demanded: bool) -> dict[str, Any]:
 
 
 def _apply_template(
-    tokenizer: Any, messages: list[dict[str, Any]], tools: tuple[dict[str, Any], ...], options: dict[str, Any]
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    tools: tuple[dict[str, Any], ...],
+    options: dict[str, Any],
+    *,
+    opens_answer: bool = True,
 ) -> list[int]:
     try:
         ids = tokenizer.apply_chat_template(
-            messages, tools=list(tools) or None, add_generation_prompt=True, tokenize=True, **options
+            messages, tools=list(tools) or None, add_generation_prompt=opens_answer, tokenize=True, **options
         )
     except Exception as error:  # a template is a program of the model's makers and may raise anything
         why = " ".join(str(error).split())[:300] or type(error).__name__

@@ -66,9 +66,11 @@ NAME_FRAMES = {
 }  # fmt: skip
 
 ABOUT = (
-    "i have", "i got", "i received", "there is", "i see", "i read about", "about", "with", "i need", "i want", "i only have",
+"
+    "    "i have", "i got", "i received", "there is", "i see", "i read about", "about", "with", "i need", "i want", "i only have",
     "it is about", "my question is about", "regarding", "i was told about", "everyone mentions", "i found", "i tried",
-    "i am thinking of", "my problem is", "i do not understand", "we have", "the matter is", "once more", "you mentioned",
+"
+    "    "i am thinking of", "my problem is", "i do not understand", "we have", "the matter is", "once more", "you mentioned",
 )  # fmt: skip
 """What stands before a topic in a clause ahead of the question."""
 
@@ -86,7 +88,8 @@ MENTIONS = {
         "what [comes|comes out|changes] [after|with|by] {c}",
     ),
     "tool": (
-        "[claude|my client|the agent|openclaw] [shows|lists|offers|has|sees|calls] [me|] [a|the] tool [called|named|] {}",
+        "[claude|my client|the agent|openclaw] [shows|lists|offers|has|sees|calls] [me|] [a|the] tool "
+        "[called|named|] {}",
         "[what|which answer] [would|will|does] [the tool|] {} [give me|return|answer|bring|do for me]",
         "[in which case|in which situation|when|why] [is|would|should] {} [be|get|] [called|used|needed]",
         "i [saw|found|noticed] {} [among|in] the [tools|list of tools|mcp tools] [what is it for|what does it do|]",

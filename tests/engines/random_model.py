@@ -1,0 +1,37 @@
+"""A chat model of any family that mlx-lm knows, with random weights: its answers mean nothing, its caches are real.
+
+It says nothing but lower-case letters and never ends by itself, so an answer has the length that was asked for, and its
+text is read back as the very same tokens.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from tests.engines.byte_tokenizer import TEMPLATE, write_tokenizer
+
+
+def build(folder: Path, family: str, **sizes: Any) -> Path:
+    """Write the model into `folder`. `family` is a module of mlx_lm.models, `sizes` the fields of its config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = write_tokenizer(folder, TEMPLATE)
+    vocab_size = tokenizer.get_vocab_size()
+    config = {"model_type": family, "vocab_size": vocab_size, "tie_word_embeddings": False, **sizes}
+    module = importlib.import_module(f"mlx_lm.models.{family}")
+    mx.random.seed(0)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    letters = {tokenizer.token_to_id(letter) for letter in string.ascii_lowercase}
+    # A logit of 0 is never the largest among 26 random ones.
+    model.lm_head.weight = model.lm_head.weight * mx.array([[float(token in letters)] for token in range(vocab_size)])
+    config["eos_token_id"] = tokenizer.token_to_id("<|im_end|>")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+    return folder
