@@ -19,7 +19,7 @@ from pathlib import Path
 
 LEAST_HOLD_S = 0.03
 """A turn is not asked back sooner: handing over costs a wait for the GPU to finish."""
-SHARE = 0.5
+SHARE = 0.55
 """Part of the time just waited that a turn lasts at least."""
 POLL_S = 0.001
 """Between two looks at a lock that another has. A blocking wait could not be left for a cancel."""
