@@ -99,8 +99,10 @@ def test_the_whole_evaluation() -> None:
 
     talker = Talker()
     scores = evaluate(talker)
-    least = {"in scope": 0.95, "by name": 0.95, "outside": 0.9, "tool call": 0.95}
     shares = {group: round(score.share, 3) for group, score in scores.items()}
+    asked = [scores["in scope"], scores["by name"]]  # the rephrasings: in free words, and with a name in them
+    assert sum(score.right for score in asked) / sum(score.total for score in asked) >= 0.95, shares
+    least = {"outside": 0.9, "tool call": 0.95}
     assert not {group: shares[group] for group, bound in least.items() if shares[group] < bound}, shares
-    assert min(shares.values()) >= 0.85, shares
+    assert min(shares.values()) >= 0.9, shares
     assert speed(talker) >= 100

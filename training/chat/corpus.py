@@ -67,22 +67,13 @@ def _plain_question(fact: Fact, rng: random.Random) -> str:
     weights = [weight for weight, _ in ways]
     match rng.choices([way for _, way in ways], weights)[0]:
         case "Q":
-            return _after_a_word_about_it(fact, expand(rng.choice(fact.questions), rng), rng)
+            return expand(rng.choice(fact.questions), rng)
         case "T":
             return rng.choice(words.TOPIC_FRAMES).format(expand(rng.choice(fact.topics), rng))
         case "V":
-            question = rng.choice(words.DOING_FRAMES).format(expand(rng.choice(fact.doings), rng))
-            return _after_a_word_about_it(fact, question, rng)
+            return rng.choice(words.DOING_FRAMES).format(expand(rng.choice(fact.doings), rng))
         case _:
             return _name_question(fact, rng)
-
-
-def _after_a_word_about_it(fact: Fact, question: str, rng: random.Random) -> str:
-    """Now and then a clause before the question says what it is about: "I got an invite code, how do I use it"."""
-    if not fact.topics or rng.random() > 0.2:
-        return question
-    topic = expand(rng.choice(fact.topics), rng)
-    return f"{rng.choice(words.ABOUT)} {topic}{rng.choice((',', '.', ':', ' and', ''))} {question}"
 
 
 def _name_question(fact: Fact, rng: random.Random) -> str:
@@ -320,9 +311,9 @@ def example(rng: random.Random) -> str:
     for turn in range(turns):
         last = turn == turns - 1
         roll = rng.random()
-        if tasks and roll < 0.64:
+        if tasks and roll < 0.66:
             messages += _tool_turn(rng, tasks, last)
-        elif roll < 0.81 or (turns > 1 and turn == 0 and roll < 0.6):
+        elif roll < 0.77 or (turns > 1 and turn == 0 and roll < 0.6):
             messages += _fact_turn(rng, tasks, first=turn == 0 and not last)
         else:
             question = _unfit(lambda: outside_question(rng), tasks)

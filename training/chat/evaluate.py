@@ -176,11 +176,26 @@ def speed(talker: Talker) -> float:
     return max(rates)
 
 
+RESULTS = "\n## Held-out questions\n"
+
+
+def write_results(folder: Path, scores: dict[str, tuple[int, int]]) -> None:
+    """Put the judge's result (right, of how many) under the card, in the place of an older one."""
+    file = folder / "README.md"
+    text = file.read_text("utf-8").partition(RESULTS)[0]
+    rows = "".join(
+        f"| {group} | {right} of {total} | {right / total:.1%} |\n" for group, (right, total) in scores.items()
+    )
+    text += f"{RESULTS}\nNone of them is in the training data.\n\n| group | right | share |\n|---|---|---|\n{rows}"
+    file.write_text(text, encoding="utf-8")
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.chat.evaluate", description="Judge herd-tiny-chat.")
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--dev", action="store_true")
     parser.add_argument("--quiet", action="store_true", help="do not print what went wrong")
+    parser.add_argument("--card", action="store_true", help="write the result into the model's card")
     asked = parser.parse_args(argv)
     talker = Talker(asked.folder)
     scores = evaluate(talker, dev=asked.dev)
@@ -188,6 +203,8 @@ def main(argv: list[str]) -> int:
         print(f"{group}: {score.right} of {score.total}, {score.share:.1%}")
         for wrong in () if asked.quiet else score.wrong:
             print(f"    {wrong}")
+    if asked.card:
+        write_results(asked.folder, {group: (score.right, score.total) for group, score in scores.items()})
     size = sum(file.stat().st_size for file in asked.folder.iterdir())
     print(f"{speed(talker):.0f} tokens/s, {size / 1e6:.2f} MB, loaded in {talker.load_s:.2f} s")
     return 0

@@ -42,7 +42,7 @@ AVERAGE = 0.998
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m training chat", description="Train herd-tiny-chat.")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--steps", type=int, default=7_000)
     parser.add_argument("--batch", type=int, default=96, help="rows of --length tokens per step")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument(

@@ -65,14 +65,6 @@ NAME_FRAMES = {
     ),
 }  # fmt: skip
 
-ABOUT = (
-    "i have", "i got", "i received", "there is", "i see", "i read about", "about", "with", "i need", "i want",
-    "i only have", "it is about", "my question is about", "regarding", "i was told about", "everyone mentions",
-    "i found", "i tried", "i am thinking of", "my problem is", "i do not understand", "we have",
-    "the matter is", "once more", "you mentioned",
-)  # fmt: skip
-"""What stands before a topic in a clause ahead of the question."""
-
 MENTIONS = {
     "command": (
         "i [saw|found|read|noticed|came across] {c} in the [help|docs|readme|list|manual] [what is it for|what is its "
