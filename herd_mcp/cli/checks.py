@@ -22,7 +22,7 @@ from herd_mcp.jobs import HerdError
 
 if TYPE_CHECKING:
     from herd_mcp.cli.client import NodeClient
-    from herd_mcp.jobs import ChatRequest, ImageRequest
+    from herd_mcp.jobs import ChatRequest, ChatResult, ImageRequest, ImageResult
 
 GIB = 1024**3
 LOW_MEMORY_BYTES = 8 * GIB
@@ -241,8 +241,10 @@ def built_in() -> Iterable[Finding]:
             client = NodeClient(temporary.port, temporary.token)
             yield Finding("trial", "ok", f"a temporary node started in {human_s(time.monotonic() - started)}")
             requests: tuple[ChatRequest | ImageRequest, ...] = (
-                ChatRequest(model="herd-tiny-chat", messages=(Message(role="user", content="Hello"),), max_tokens=16),
-                ImageRequest(model="herd-tiny-image", prompt="a red circle", width=64, height=64, steps=2),
+                ChatRequest(
+                    model="herd-tiny-chat", messages=(Message(role="user", content="What is herd-mcp?"),), max_tokens=64
+                ),
+                ImageRequest(model="herd-tiny-image", prompt="a large red circle on a blue background", seed=1),
             )
             for request in requests:
                 yield _trial(client, request)
@@ -257,11 +259,29 @@ def _trial(client: NodeClient, request: ChatRequest | ImageRequest) -> Finding:
     started = time.monotonic()
     for event in client.run(request):
         if isinstance(event, Completed):
+            if not makes_sense(event.result):
+                fix = "Install herd-mcp again: its built-in models are not what they were, or MLX does not compute."
+                return Finding("trial", "broken", f"{what}, but not what it was asked for", fix)
             return Finding("trial", "ok", f"{what} ({human_s(time.monotonic() - started)} with its start)")
         if isinstance(event, Failed):
             fix = event.error.hint or "Open an issue with the output of herd-mcp doctor --json."
             return Finding("trial", "broken", f"{request.kind}: {event.error.message}", fix)
     return Finding("trial", "broken", f"{request.kind}: the job was cancelled", "herd-mcp doctor")
+
+
+def makes_sense(result: ChatResult | ImageResult) -> bool:
+    """Whether the answer is about herd-mcp, and whether the picture is red in the middle and blue at its corner."""
+    from PIL import Image
+
+    if result.kind == "chat":
+        return "herd-mcp runs image and chat models" in result.text
+    with Image.open(result.path) as picture:
+        wide, high = picture.size
+        middle, corner = (
+            picture.convert("RGB").resize((1, 1), box=box).tobytes()
+            for box in ((0.45 * wide, 0.45 * high, 0.55 * wide, 0.55 * high), (0, 0, 0.08 * wide, 0.08 * high))
+        )
+    return middle[0] > 2 * middle[2] and corner[2] > 2 * corner[0]
 
 
 CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
