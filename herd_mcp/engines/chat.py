@@ -264,7 +264,9 @@ class ChatEngine:
             self._keep_cache(run, response)
         if not self._runs:  # the turn at the GPU ends with the last run
             _tell(endings, emit)
-            mx.clear_cache()
+
+    def rest(self) -> None:
+        mx.clear_cache()
 
     def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[Done | RunFailed]) -> bool:
         """Turn one token of one run into its delta, and end the run where that token ends it. Whether it did."""

@@ -51,3 +51,7 @@ class Engine(Protocol):
         """Do one bounded piece of the work that `settle` saw. An exception means that the engine can no longer be
         trusted: the worker fails all runs and ends."""
         ...
+
+    def rest(self) -> None:
+        """Give back memory that only makes the next request quicker: nothing came for a while."""
+        ...

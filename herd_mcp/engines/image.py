@@ -216,13 +216,16 @@ class ImageEngine:
             self._forget(number)
         emit(outcome)
 
+    def rest(self) -> None:
+        import mlx.core as mx
+
+        mx.clear_cache()
+
     def _forget(self, number: int) -> None:
         self._admitted.discard(number)
         self._cancelled.discard(number)
 
     def _draw(self, number: int, prepared: Prepared, emit: Callable[[Message], None]) -> Message:
-        import mlx.core as mx
-
         def send(delta: RunDelta | None) -> None:
             self._work += 1
             emit(Step(work=self._work, runs=(delta,) if delta else ()))
@@ -251,7 +254,6 @@ class ImageEngine:
         finally:
             if picture is not None:
                 picture.unlink(missing_ok=True)
-            mx.clear_cache()
 
     def _beginning(self, run: _Run) -> RunDelta:
         """Says what comes first, and whether the model reads the whole prompt: mflux cuts a long one silently."""

@@ -11,6 +11,7 @@ admits, steps and frees. Every run that was started ends in exactly one of Done,
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -49,6 +50,9 @@ log = logging.getLogger("herd_mcp.engine")
 
 REPORT_EVERY_S = 1.0
 """How often an engine says that it waits for its turn; sooner where the node's patience is short."""
+
+REST_AFTER_S = 1.0
+"""How long an engine without work keeps the memory that only makes the next request quicker."""
 
 EXIT_ENDED = 0
 """The node closed the pipe."""
@@ -196,8 +200,14 @@ class Worker:
         while True:
             while busy and self._inbox.empty():
                 busy = self._step(engine)
-            self._obey(engine, self._inbox.get())
+            self._obey(engine, self._await_command(engine))
             busy = True
+
+    def _await_command(self, engine: Engine) -> tuple[Start, Any] | Cancel:
+        with contextlib.suppress(queue.Empty):
+            return self._inbox.get(timeout=REST_AFTER_S)
+        engine.rest()
+        return self._inbox.get()
 
     def _obey(self, engine: Engine, command: tuple[Start, Any] | Cancel) -> None:
         if isinstance(command, Cancel):

@@ -25,7 +25,7 @@ from mlx.utils import tree_flatten
 
 import herd_mcp
 from herd_mcp.engines.blocks import after_each_block, after_each_part_of_decoding
-from herd_mcp.engines.turns import LEAST_HOLD_S, Turn, alone, hold_s
+from herd_mcp.engines.turns import LEAST_HOLD_S, SHARE, Turn, alone, hold_s
 from herd_mcp.jobs import ImageRequest
 from herd_mcp.pipe import EngineSpec, Load, Ready, RunCancelled, WaitingForTurn
 from tests.engines.pipe_client import EngineProcess, ask_chat
@@ -99,7 +99,7 @@ def test_a_turn_lasts_its_least_time_and_its_share_of_the_wait_and_only_while_so
         assert turn.due()
 
 
-def test_who_waited_long_holds_for_half_of_that(tmp_path: Path) -> None:
+def test_who_waited_long_holds_for_a_share_of_that(tmp_path: Path) -> None:
     clock = Clock()
     turn, other = clock.turn(tmp_path), clock.turn(tmp_path)
     other.take()
@@ -115,7 +115,7 @@ def test_who_waited_long_holds_for_half_of_that(tmp_path: Path) -> None:
     assert turn.take(give_after_two_seconds)
     assert looks > 100
     with somebody_waits(tmp_path):
-        clock.now_s += 0.9
+        clock.now_s += SHARE * 2 - 0.1
         assert not turn.due()
         clock.now_s += 0.2
         assert turn.due()
@@ -176,7 +176,7 @@ def test_an_engine_that_is_alone_needs_no_folder() -> None:
 LOOP = """
 import os, sys, time
 from pathlib import Path
-from herd_mcp.engines.turns import Turn
+from herd_mcp.engines.turns import SHARE, Turn
 folder, name, step_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 turn = Turn(folder, flush=lambda: None, report=lambda _: None)
 out = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)

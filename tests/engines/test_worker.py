@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from herd_mcp.engines.engine import Engine
+from herd_mcp.engines.worker import Outbox, Worker
 from herd_mcp.jobs import ErrorCode
-from herd_mcp.pipe import EngineSpec, LoadFailed, LoadingNow, Ready, RunFailed
+from herd_mcp.pipe import Cancel, EngineSpec, LoadFailed, LoadingNow, Ready, RunFailed
 from tests.engines.pipe_client import EngineProcess, ask_chat
 from tests.engines.scripted_model import build
 
@@ -176,3 +180,13 @@ def test_what_libraries_print_does_not_reach_the_pipe(process: EngineProcess, tm
     log = process.log.read_text()
     assert "printed" in log
     assert "written" in log
+
+
+def test_an_engine_without_work_rests_and_then_goes_on_waiting() -> None:
+    worker = Worker(io.BytesIO(), Outbox(0))
+
+    class Resting:
+        def rest(self) -> None:
+            worker._inbox.put(Cancel(run=7))
+
+    assert worker._await_command(cast(Engine, Resting())) == Cancel(run=7)
