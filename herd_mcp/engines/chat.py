@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,6 +100,7 @@ class ChatEngine:
     _cache: PromptCache
     _defaults: Sampling
     _vocab_size: int
+    _on_said: Callable[[list[Any]], None]
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
@@ -129,6 +131,7 @@ class ChatEngine:
         )
         with self._turn:
             self._vocab_size = self._say_one_token()
+        self._tell_early()
         self._defaults = model_defaults(self._chat.folder, self._vocab_size)
         return Ready(
             weights_bytes=self._chat.weights_bytes,
@@ -231,11 +234,13 @@ class ChatEngine:
         return bool(self._runs)
 
     def step(self, emit: Emit) -> None:
-        """One token for every stream and at most one chunk of prompts."""
+        """One token for every stream, told at once, then at most one chunk of prompts."""
         self._empty_seats()
         began_s = time.perf_counter()
-        prefilled, said = self._batch.next()
-        now_s = time.perf_counter()
+        endings: list[Done | RunFailed] = []
+        ended: list[tuple[_Run, Any]] = []
+        self._on_said = lambda said: self._say(said, emit, endings, ended)
+        prefilled, _ = self._batch.next()
         for response in prefilled:
             run = self._by_uid.get(response.uid)
             if run is None:
@@ -246,10 +251,30 @@ class ChatEngine:
             run.prefilled_tokens = max(run.prefilled_tokens, response.progress[0])
             if response.end_of_segment and run.ends_ahead:
                 self._keep_shared(run)
+        if prefilled:
+            emit(Step(work=self._work))
+        for run, response in ended:  # waits for the step that is being computed
+            self._keep_cache(run, response)
+        if not self._runs:  # the turn at the GPU ends with the last run
+            _tell(endings, emit)
+
+    def _tell_early(self) -> None:
+        """`BatchGenerator.next` decodes, then prefills, then returns: the tokens would wait for a prompt that is none
+        of theirs. They are taken where they come from; its `_generation_batch` is one object for its whole life."""
+        generation = self._batch._generation_batch
+        decode = generation.next
+
+        def next_() -> Any:
+            said = decode()
+            self._on_said(said)
+            return said
+
+        generation.next = next_
+
+    def _say(self, said: list[Any], emit: Emit, endings: list[Done | RunFailed], ended: list[tuple[_Run, Any]]) -> None:
+        now_s = time.perf_counter()
         self._work += len(said)
         deltas: list[RunDelta] = []
-        endings: list[Done | RunFailed] = []
-        ended: list[tuple[_Run, Any]] = []
         for response in said:
             run = self._by_uid[response.uid]
             run.first_token_s = run.first_token_s or now_s
@@ -259,10 +284,6 @@ class ChatEngine:
                 ended.append((run, response))
         emit(Step(work=self._work, runs=tuple(deltas)))
         if self._runs:
-            _tell(endings, emit)
-        for run, response in ended:  # waits for the step that is being computed
-            self._keep_cache(run, response)
-        if not self._runs:  # the turn at the GPU ends with the last run
             _tell(endings, emit)
 
     def rest(self) -> None:
