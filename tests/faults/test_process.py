@@ -28,7 +28,7 @@ from tests.faults.dictate import (
 )
 from tests.faults.engine import READY, Op
 
-STALL_S = 3.0
+STALL_S = 2.0
 SIGNALS = ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGSTOP")
 LOADING: Op = ["say", {"ev": "loading", "fraction": 0.3}]
 PREFILL: Op = ["say", {"ev": "step", "work": "MORE"}]
