@@ -19,7 +19,7 @@ hypothesis_settings.register_profile("default", print_blob=True, deadline=None)
 hypothesis_settings.load_profile("default")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
@@ -43,6 +43,21 @@ async def herd() -> AsyncIterator[Herd]:
     """A herd of one node with the built-in models and real engine processes."""
     async with open_herd(load_settings()) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+async def warm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Herd]:
+    """A herd that the tests of several files share, so that its engines are warm: for those that end what they begin,
+    and that look at their own jobs alone."""
+    folder = tmp_path_factory.mktemp("warm")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("HERD_")]:
+            patch.delenv(name)
+        patch.setenv("HERD_HOME", str(folder / "herd"))
+        patch.setenv("HERD_HF_CACHE", str(folder / "hub"))
+        async with open_herd(load_settings()) as opened:
+            patch.undo()  # the tests have an environment of their own
+            yield opened
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], what: str, timeout_s: float = 30.0) -> None:

@@ -92,9 +92,9 @@ async def test_an_image_is_on_disk_whole_before_completed_is_told(herd: Herd) ->
     assert (stats.total, stats.completed, stats.by_tag) == (1, 1, {"a": 1, "b": 1})
 
 
-async def test_a_chat_streams_deltas_that_join_to_its_text_and_its_prompt_is_not_kept(herd: Herd) -> None:
-    job = await herd.submit(chat(), client="test", stream=True)
-    seen = await events(herd, job)
+async def test_a_chat_streams_deltas_that_join_to_its_text_and_its_prompt_is_not_kept(warm: Herd) -> None:
+    job = await warm.submit(chat(), client="test", stream=True)
+    seen = await events(warm, job)
     last = seen[-1]
     assert isinstance(last, Completed)
     result = last.result
@@ -102,28 +102,28 @@ async def test_a_chat_streams_deltas_that_join_to_its_text_and_its_prompt_is_not
     assert "".join(e.text or "" for e in seen if e.type == "delta") == result.text
     assert result.usage.completion_tokens > 0
     assert (result.timings.ttft_s or 0) > 0
-    stored = await herd.job(job.id)
+    stored = await warm.job(job.id)
     assert (stored.status, stored.request) == ("completed", None)
 
 
-async def test_the_second_image_finds_its_engine_warm(herd: Herd) -> None:
-    await outcome(herd, await herd.submit(image(), client="test"))
-    pid = await engine_pid(herd)
-    last = await outcome(herd, await herd.submit(image(), client="test"))
+async def test_the_second_image_finds_its_engine_warm(warm: Herd) -> None:
+    await outcome(warm, await warm.submit(image(), client="test"))
+    pid = await engine_pid(warm)
+    last = await outcome(warm, await warm.submit(image(), client="test"))
     assert isinstance(last, Completed)
     assert last.result.timings.load_s == 0
-    assert await engine_pid(herd) == pid
+    assert await engine_pid(warm) == pid
 
 
-async def test_every_watcher_sees_the_same_events_also_afterwards(herd: Herd) -> None:
-    job = await herd.submit(image(), client="test")
-    first, second = await asyncio.gather(events(herd, job), events(herd, job))
-    assert first == second == await events(herd, job)
-    assert [event async for event in herd.watch(job.id, after_seq=len(first) - 1)] == [first[-1]]
+async def test_every_watcher_sees_the_same_events_also_afterwards(warm: Herd) -> None:
+    job = await warm.submit(image(), client="test")
+    first, second = await asyncio.gather(events(warm, job), events(warm, job))
+    assert first == second == await events(warm, job)
+    assert [event async for event in warm.watch(job.id, after_seq=len(first) - 1)] == [first[-1]]
 
 
 async def test_an_engine_that_is_killed_in_the_middle_costs_time_and_not_the_image(herd: Herd) -> None:
-    job = await herd.submit(LONG.model_copy(update={"width": 64, "height": 64, "steps": 8}), client="test")
+    job = await herd.submit(LONG.model_copy(update={"width": 64, "height": 64, "steps": 4}), client="test")
     await status(herd, job, "running")
     os.kill(await engine_pid(herd), signal.SIGKILL)
     last = await outcome(herd, job)
@@ -149,14 +149,14 @@ async def test_a_job_that_kills_its_engine_twice_fails_and_is_not_tried_again(he
     assert len((await herd.job(job.id)).attempts) == 2
 
 
-async def test_cancel_ends_a_running_image_at_its_step_and_the_engine_stays(herd: Herd) -> None:
-    job = await herd.submit(LONG, client="test")
-    await status(herd, job, "running")
-    pid = await engine_pid(herd)
-    assert (await herd.cancel(job.id)).status == "cancelled"
-    assert (await herd.cancel(job.id)).status == "cancelled"
-    assert isinstance(await outcome(herd, await herd.submit(image(), client="test")), Completed)
-    assert await engine_pid(herd) == pid
+async def test_cancel_ends_a_running_image_at_its_step_and_the_engine_stays(warm: Herd) -> None:
+    job = await warm.submit(LONG, client="test")
+    await status(warm, job, "running")
+    pid = await engine_pid(warm)
+    assert (await warm.cancel(job.id)).status == "cancelled"
+    assert (await warm.cancel(job.id)).status == "cancelled"
+    assert isinstance(await outcome(warm, await warm.submit(image(), client="test")), Completed)
+    assert await engine_pid(warm) == pid
 
 
 async def test_cancel_while_queued_or_loading_needs_no_engine(herd: Herd) -> None:
@@ -166,13 +166,13 @@ async def test_cancel_while_queued_or_loading_needs_no_engine(herd: Herd) -> Non
     assert (await herd.cancel(first.id)).status == "cancelled"
 
 
-async def test_an_unknown_model_is_refused_with_the_nearest_names(herd: Herd) -> None:
+async def test_an_unknown_model_is_refused_with_the_nearest_names(warm: Herd) -> None:
     with pytest.raises(HerdError) as caught:
-        await herd.submit(image(model="herd-tiny-imag"), client="test")
+        await warm.submit(image(model="herd-tiny-imag"), client="test")
     assert caught.value.info.code == ErrorCode.MODEL_NOT_FOUND
     assert "herd-tiny-image" in caught.value.info.hint
     with pytest.raises(HerdError) as caught:
-        await herd.submit(image(model="herd-tiny-chat"), client="test")
+        await warm.submit(image(model="herd-tiny-chat"), client="test")
     assert caught.value.info.code == ErrorCode.KIND_NOT_SUPPORTED
 
 
@@ -190,7 +190,7 @@ async def test_a_full_queue_says_busy_and_loses_nobody(herd_home: Path) -> None:
 
 async def test_two_models_that_do_not_fit_together_take_turns(herd_home: Path) -> None:
     async with open_herd(load_settings(memory_budget_bytes=600 * 1024 * 1024)) as herd:
-        jobs = [await herd.submit(request, client="test") for request in (image(), chat(), image(), chat())]
+        jobs = [await herd.submit(request, client="test") for request in (chat(), image(), chat())]
         outcomes = [await outcome(herd, job) for job in jobs]
         assert all(isinstance(event, Completed) for event in outcomes)
         assert len((await herd.nodes())[0].engines) == 1
@@ -216,7 +216,7 @@ async def test_an_idle_engine_ends_and_gives_its_memory_back(herd_home: Path) ->
 
 
 async def test_an_image_that_takes_too_long_is_cancelled_and_says_so(herd_home: Path) -> None:
-    async with open_herd(load_settings(job_timeout_s=6)) as herd:
+    async with open_herd(load_settings(job_timeout_s=4)) as herd:
         last = await outcome(herd, await herd.submit(LONG, client="test"))
         assert isinstance(last, Failed)
         assert last.error.code == ErrorCode.TIMEOUT
@@ -234,7 +234,7 @@ async def test_a_stopped_engine_is_taken_for_hung_and_the_image_is_drawn_by_anot
 
 async def test_a_node_that_ends_in_good_order_draws_the_image_at_its_next_start(herd_home: Path) -> None:
     async with open_herd(load_settings()) as herd:
-        running = await herd.submit(LONG.model_copy(update={"width": 64, "height": 64, "steps": 8}), client="test")
+        running = await herd.submit(LONG.model_copy(update={"width": 64, "height": 64, "steps": 4}), client="test")
         queued = await herd.submit(image(), client="test")
         answering = await herd.submit(chat(max_tokens=3000), client="test")
         await status(herd, running, "running")
@@ -305,16 +305,16 @@ async def test_answers_are_not_kept_when_the_owner_wants_none(herd_home: Path) -
         assert (kept.status, kept.request, kept.result) == ("completed", None, None)
 
 
-async def test_what_is_pushed_to_subscribers_names_the_job(herd: Herd) -> None:
+async def test_what_is_pushed_to_subscribers_names_the_job(warm: Herd) -> None:
     seen = set()
 
     async def read() -> None:
-        async for change in herd.subscribe():
+        async for change in warm.subscribe():
             seen.add((change.kind, change.id))
 
     reading = asyncio.create_task(read())
     try:
-        job = await herd.submit(chat(), client="test")
+        job = await warm.submit(chat(), client="test")
         await until(lambda: {("job", job.id), ("stats", ""), ("health", "")} <= seen, "the changes")
     finally:
         reading.cancel()
@@ -322,8 +322,8 @@ async def test_what_is_pushed_to_subscribers_names_the_job(herd: Herd) -> None:
             await reading
 
 
-async def test_a_system_message_reaches_its_model(herd: Herd) -> None:
+async def test_a_system_message_reaches_its_model(warm: Herd) -> None:
     request = ChatRequest(
         messages=(Message(role="system", content="be short"), Message(role="user", content="hi")), max_tokens=4
     )
-    assert isinstance(await outcome(herd, await herd.submit(request, client="test")), Completed)
+    assert isinstance(await outcome(warm, await warm.submit(request, client="test")), Completed)

@@ -24,7 +24,8 @@ from herd_mcp.settings import load_settings
 
 async def main():
     async with open_herd(load_settings()) as herd:
-        jobs = [await herd.submit(ImageRequest(prompt="x", steps=4, seed=n), client="test") for n in range(3)]
+        images = [ImageRequest(prompt="x", steps=steps, seed=1) for steps in (1, 6, 2)]
+        jobs = [await herd.submit(image, client="test") for image in images]
         message = Message(role="user", content="x")
         jobs.append(await herd.submit(ChatRequest(messages=(message,), max_tokens=3000), client="test"))
         while (await herd.job(jobs[1].id)).status != "running":
@@ -37,7 +38,9 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("stopped", [False, True], ids=["engine at work", "engine stopped"])
+@pytest.mark.parametrize(
+    "stopped", [pytest.param(False, marks=pytest.mark.slow), True], ids=["engine at work", "engine stopped"]
+)
 async def test_a_killed_node_leaves_no_engine_and_loses_no_job(herd_home: Path, stopped: bool) -> None:
     node = await asyncio.create_subprocess_exec(sys.executable, "-P", "-c", NODE, stdout=asyncio.subprocess.PIPE)
     assert node.stdout is not None

@@ -124,7 +124,7 @@ def _index_names_more(folder: Path) -> None:
         (_without("tokenizer.json"), "tokenizer.json"),
         (_cut, "model.safetensors is cut short"),
         (_index_names_more, "model-00001-of-00002.safetensors"),
-        (shutil.rmtree, "does not exist"),
+        (shutil.rmtree, "its folder is not there any more"),
     ],
 )
 def test_a_broken_folder_is_refused_with_what_is_missing(

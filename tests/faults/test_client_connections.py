@@ -31,11 +31,6 @@ HALF: dict[str, bytes] = {
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[HttpNode]:
     async with serve(tmp_path_factory.mktemp("connections")) as node:
         yield node

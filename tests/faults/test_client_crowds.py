@@ -31,11 +31,6 @@ SPARE_FILES = 4
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     program = Program(tmp_path_factory.mktemp("crowds") / "home", HERD_QUEUE_LIMIT=str(QUEUE))
     with ended(program.up()):

@@ -26,11 +26,6 @@ Leave = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[HttpNode]:
     folder = tmp_path_factory.mktemp("leaves")
     async with serve(folder) as node, serve_socket(node.herd, folder / "s"):

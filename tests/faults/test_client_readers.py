@@ -34,11 +34,6 @@ LONG_CHAT = {
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[HttpNode]:
     async with serve(tmp_path_factory.mktemp("readers")) as node:
         yield node

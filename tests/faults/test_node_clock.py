@@ -30,7 +30,10 @@ def test_the_five_minutes_of_a_token_are_on_a_clock_that_nobody_sets() -> None:
     assert abs(expires_at - (steady_s() + TOKEN_LIFE_S)) < 30
 
 
-@pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S], ids=["a day forward", "a day back"])
+@pytest.mark.parametrize(
+    "jump_s",
+    [pytest.param(DAY_S, id="a day forward"), pytest.param(-DAY_S, id="a day back", marks=pytest.mark.slow)],
+)
 async def test_a_jump_of_the_clock_ends_no_job_and_no_engine_and_times_stay_sane(
     herd_home: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
 ) -> None:

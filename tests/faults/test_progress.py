@@ -10,7 +10,7 @@ from herd_mcp.jobs import Failed
 from tests.faults.dictate import ASK, Act, attempts, chat, dictated, has_status, image, noted, nothing_reserved, outcome
 from tests.faults.engine import READY, Op
 
-STALL_S = 3.0
+STALL_S = 2.0
 BEAT_S = 0.1
 HALF: Op = ["say", {"ev": "loading", "fraction": 0.5}]
 EMPTY: Op = ["say", {"ev": "step", "work": 1}]

@@ -15,7 +15,7 @@ from tests.faults.dictate import attempts, chat, image, node, outcome
 WORKER = Path(__file__).parent / "worker.py"
 POINTS = {"load": "chat", "prefill": "chat", "decode": "chat", "step": "image", "save": "image"}
 SIGNALS = ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGSTOP")
-EVERYDAY = {("decode", "SIGSEGV"), ("save", "SIGKILL")}
+EVERYDAY = {("save", "SIGKILL")}  # that of chat is the poison below
 CASES = [
     pytest.param(point, name, id=f"{name} in {point}", marks=[] if (point, name) in EVERYDAY else pytest.mark.slow)
     for point in POINTS
@@ -28,7 +28,7 @@ async def test_a_real_engine_that_falls_costs_one_attempt(
     herd_home: Path, tmp_path: Path, point: str, name: str
 ) -> None:
     command = (sys.executable, "-P", str(WORKER), str(tmp_path), point, name)
-    request = image(steps=4) if POINTS[point] == "image" else chat("tell me more " * 60, max_tokens=8)
+    request = image(steps=2) if POINTS[point] == "image" else chat("tell me more " * 60, max_tokens=8)
     async with node(command, tmp_path, engine_stall_s=30) as herd:
         job = await herd.submit(request, client="test")
         assert isinstance(await outcome(herd, job), Completed)

@@ -53,11 +53,6 @@ PATHS = ("%2e%2e", "%2e%2e%2f%2e%2e%2fherd.db", "..%2f..%2fherd.db", "%2e%2e/her
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[HttpNode]:
     async with serve(tmp_path_factory.mktemp("odd")) as node:
         yield node

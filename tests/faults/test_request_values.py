@@ -96,11 +96,6 @@ IMAGES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def node(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[HttpNode]:
     async with serve(tmp_path_factory.mktemp("values")) as node:
         yield node

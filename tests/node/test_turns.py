@@ -30,11 +30,11 @@ from herd_mcp.settings import load_settings
 from tests.conftest import until
 
 STALL_S = 30.0
-DRAW = ImageRequest(prompt="a red circle", steps=8, seed=7)
+DRAW = ImageRequest(prompt="a red circle", steps=4, seed=7)
 TALK = ChatRequest.model_validate(
     {
         "messages": [{"role": "user", "content": "hello"}],
-        "max_tokens": 200,
+        "max_tokens": 100,
         "sampling": {"seed": 3, "logit_bias": {2: -1000}},
     }
 )

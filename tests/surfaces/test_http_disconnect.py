@@ -73,7 +73,7 @@ async def test_an_image_that_is_drawn_when_the_node_ends_is_drawn_when_it_is_bac
 ) -> None:
     folder = tmp_path_factory.mktemp("ending")
     async with serve(folder) as node:
-        body = {"model": IMAGE, "prompt": "x", "steps": 16, "metadata": {"tags": ["survivor"]}}
+        body = {"model": IMAGE, "prompt": "x", "steps": 6, "metadata": {"tags": ["survivor"]}}
         connection = await node.open("/api/generate-image", body)
         await node.job_tagged("survivor", "running")
     await connection.hang_up()

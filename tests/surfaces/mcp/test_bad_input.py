@@ -75,44 +75,45 @@ CASES = [pytest.param(*row[1:], id=row[0]) for row in REFUSED]
 
 @pytest.mark.parametrize(("name", "arguments", "code", "words"), CASES)
 async def test_bad_input_is_refused_in_clear_words(
-    herd: Herd, name: str, arguments: dict[str, Any], code: str, words: str
+    warm: Herd, name: str, arguments: dict[str, Any], code: str, words: str
 ) -> None:
-    async with connected(herd) as client:
+    before = await warm.jobs()
+    async with connected(warm) as client:
         result = await client.call_tool(name, arguments)
     error = error_of(result)
     assert error["code"] == code, error
     assert words in text_of(result)
     assert len(text_of(result)) < 1000
-    assert not await herd.jobs()
+    assert await warm.jobs() == before
 
 
-async def test_a_prompt_that_looks_like_an_option_is_a_prompt(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_a_prompt_that_looks_like_an_option_is_a_prompt(warm: Herd) -> None:
+    async with connected(warm) as client:
         assert data_of(await client.call_tool(IMAGE, {**SMALL, "prompt": "--help -rf"}))["status"] == "completed"
         assert data_of(await client.call_tool(CHAT, {**TALK, "prompt": "-- $(id) \u2028"}))["status"] == "completed"
 
 
-async def test_a_prompt_that_is_json_stays_the_text_it_is(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_a_prompt_that_is_json_stays_the_text_it_is(warm: Herd) -> None:
+    async with connected(warm) as client:
         for prompt in ('{"a": [1]}', "null", "[]"):
             assert data_of(await client.call_tool(CHAT, {**TALK, "prompt": prompt, "system": "{}"}))["text"] is not None
         listed = data_of(await client.call_tool(CHAT, {**TALK, "stop": '["\\n"]', "tags": '["a"]'}))
-        assert (await herd.job(listed["job_id"])).tags == ("a",)
+        assert (await warm.job(listed["job_id"])).tags == ("a",)
 
 
-async def test_a_chat_longer_than_the_context_fails_and_the_engine_goes_on(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_a_chat_longer_than_the_context_fails_and_the_engine_goes_on(warm: Herd) -> None:
+    async with connected(warm) as client:
         result = await client.call_tool(CHAT, {**TALK, "prompt": "word " * 30_000})
         assert error_of(result)["code"] == "invalid_request"
         assert data_of(await client.call_tool(CHAT, TALK))["status"] == "completed"
 
 
-async def test_a_file_that_is_no_picture_or_not_whole_is_refused(herd: Herd, tmp_path: Path) -> None:
+async def test_a_file_that_is_no_picture_or_not_whole_is_refused(warm: Herd, tmp_path: Path) -> None:
     text, cut, huge, secret = (tmp_path / name for name in ("text.png", "cut.png", "huge.png", "secret.png"))
     text.write_text("not a picture")
     cut.write_bytes(picture()[:100])
     with huge.open("wb") as file:
-        file.truncate(herd.settings.max_body_bytes + 1)
+        file.truncate(warm.settings.max_body_bytes + 1)
     os.mkfifo(tmp_path / "pipe.png")
     expected = [
         (text, "invalid_request", "not a whole PNG"),
@@ -124,18 +125,18 @@ async def test_a_file_that_is_no_picture_or_not_whole_is_refused(herd: Herd, tmp
         secret.write_bytes(picture())
         secret.chmod(0)
         expected.append((secret, "invalid_request", "may not be read"))
-    async with connected(herd) as client:
+    async with connected(warm) as client:
         for path, code, words in expected:
             result = await client.call_tool(IMAGE, {**SMALL, "image": str(path)})
             assert error_of(result)["code"] == code
             assert words in text_of(result)
 
 
-async def test_what_macos_keeps_private_is_told_with_the_mend(herd: Herd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_macos_keeps_private_is_told_with_the_mend(warm: Herd, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> int:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr("herd_mcp.surfaces.mcp.pictures.os.open", refused)
-    async with connected(herd) as client:
+    async with connected(warm) as client:
         result = await client.call_tool(IMAGE, {**SMALL, "image": "/Users/me/Desktop/a.png"})
     assert "Privacy & Security" in text_of(result)

@@ -67,23 +67,23 @@ async def test_every_resource_can_be_read_in_both_eras(herd: Herd, mode: str) ->
         "file:///etc/passwd",
     ],
 )
-async def test_what_is_not_there_is_a_protocol_error(herd: Herd, mode: str, uri: str) -> None:
-    async with connected(herd, mode) as client:
+async def test_what_is_not_there_is_a_protocol_error(warm: Herd, mode: str, uri: str) -> None:
+    async with connected(warm, mode) as client:
         with pytest.raises(MCPError) as caught:
             await client.read_resource(uri)
     assert caught.value.error.code == INVALID_PARAMS
     assert caught.value.error.data == {"uri": uri}
 
 
-async def test_a_picture_to_start_from_is_not_repeated_in_the_job(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_a_picture_to_start_from_is_not_repeated_in_the_job(warm: Herd) -> None:
+    async with connected(warm) as client:
         first = data_of(await client.call_tool("generate_image", SMALL))
         second = data_of(await client.call_tool("generate_image", {**SMALL, "image": first["uri"], "wait_s": 0}))
         assert "image" not in (await read_json(client, f"herd://jobs/{second['job_id']}"))["request"]
 
 
-async def test_clients_of_2026_hear_of_changes_they_listen_to(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_clients_of_2026_hear_of_changes_they_listen_to(warm: Herd) -> None:
+    async with connected(warm) as client:
         heard = set()
         async with client.listen(resource_subscriptions=["herd://images/stats", "herd://fleet/health"]) as events:
             call = asyncio.create_task(client.call_tool("generate_image", SMALL))
@@ -96,8 +96,8 @@ async def test_clients_of_2026_hear_of_changes_they_listen_to(herd: Herd) -> Non
     assert heard == {"herd://images/stats", "herd://fleet/health"}
 
 
-async def test_clients_of_2026_hear_of_one_job(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_clients_of_2026_hear_of_one_job(warm: Herd) -> None:
+    async with connected(warm) as client:
         job_id = data_of(await client.call_tool("generate_image", {**SMALL, "wait_s": 0}))["job_id"]
         async with client.listen(resource_subscriptions=[f"herd://jobs/{job_id}"]) as events, asyncio.timeout(60):
             async for event in events:
@@ -117,9 +117,9 @@ class Heard:
             self.uris.append(str(message.params.uri))
 
 
-async def test_older_clients_hear_of_what_they_subscribed_to_until_they_end_it(herd: Herd) -> None:
+async def test_older_clients_hear_of_what_they_subscribed_to_until_they_end_it(warm: Herd) -> None:
     heard = Heard()
-    async with connected(herd, "legacy", message_handler=heard) as client:
+    async with connected(warm, "legacy", message_handler=heard) as client:
         assert client.server_capabilities.resources is not None
         assert client.server_capabilities.resources.subscribe is True
         await client.subscribe_resource("herd://images/stats")
@@ -148,10 +148,10 @@ async def test_two_older_clients_hear_each_of_their_own(herd: Herd) -> None:
 
 
 async def test_what_never_changes_cannot_be_subscribed_to_and_the_number_is_bounded(
-    herd: Herd, monkeypatch: pytest.MonkeyPatch
+    warm: Herd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "MAX_URIS", 2)
-    async with connected(herd, "legacy") as client:
+    async with connected(warm, "legacy") as client:
         with pytest.raises(MCPError, match="nothing to subscribe to"):
             await client.subscribe_resource("herd://images/img-0000000000-000000000000")
         for number in (1, 2, 2):
@@ -178,7 +178,7 @@ async def test_a_client_that_has_gone_is_forgotten(herd: Herd, monkeypatch: pyte
     assert kept[0]._task is None
 
 
-async def test_a_chat_tells_no_prompt_after_its_end(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_a_chat_tells_no_prompt_after_its_end(warm: Herd) -> None:
+    async with connected(warm) as client:
         made = data_of(await client.call_tool("chat", {**TALK, "prompt": "my secret"}))
         assert "my secret" not in json.dumps(await read_json(client, f"herd://jobs/{made['job_id']}"))

@@ -32,8 +32,8 @@ from tests.surfaces.mcp.clients import (
 )
 
 
-async def test_tools_describe_themselves_within_what_clients_show(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_tools_describe_themselves_within_what_clients_show(warm: Herd) -> None:
+    async with connected(warm) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert client.instructions == INSTRUCTIONS
     assert set(tools) == TOOLS
@@ -52,13 +52,13 @@ async def test_tools_describe_themselves_within_what_clients_show(herd: Herd) ->
     }
 
 
-async def test_the_limits_that_tools_tell_are_those_of_the_vocabulary(herd: Herd) -> None:
+async def test_the_limits_that_tools_tell_are_those_of_the_vocabulary(warm: Herd) -> None:
     def limits(schema: dict[str, object]) -> set[tuple[str, object]]:
         shapes = [schema, *schema.get("anyOf", [])]  # type: ignore[misc]
         names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "maxLength", "minLength", "maxItems")
         return {(name, shape[name]) for shape in shapes for name in names if name in shape}
 
-    async with connected(herd) as client:
+    async with connected(warm) as client:
         tools = {tool.name: tool.input_schema["properties"] for tool in (await client.list_tools()).tools}
     image = ImageRequest.model_json_schema()["properties"]
     for name in ("prompt", "width", "height", "steps", "guidance", "seed", "negative_prompt", "image_strength"):
@@ -103,8 +103,8 @@ async def test_every_tool_answers_in_both_eras(herd: Herd, mode: str) -> None:
         assert pull["status"] == "confirmation_required"
 
 
-async def test_an_image_comes_as_one_small_thumbnail_a_link_and_a_path(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_an_image_comes_as_one_small_thumbnail_a_link_and_a_path(warm: Herd) -> None:
+    async with connected(warm) as client:
         result = await client.call_tool("generate_image", {**SMALL, "width": 128, "height": 79, "steps": 1})
         data = data_of(result)
         thumbnail = thumbnail_of(result)
@@ -121,8 +121,8 @@ async def test_an_image_comes_as_one_small_thumbnail_a_link_and_a_path(herd: Her
             assert whole.size == (128, 64)
 
 
-async def test_an_image_that_was_taken_away_by_hand_is_still_told_of(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_an_image_that_was_taken_away_by_hand_is_still_told_of(warm: Herd) -> None:
+    async with connected(warm) as client:
         made = data_of(await client.call_tool("generate_image", SMALL))
         Path(made["path"]).unlink()
         result = await client.call_tool("get_job", {"job_id": made["job_id"]})
@@ -130,12 +130,13 @@ async def test_an_image_that_was_taken_away_by_hand_is_still_told_of(herd: Herd)
         assert "No thumbnail" in text_of(result)
 
 
-async def test_over_http_no_path_is_told_and_none_is_taken(herd: Herd, tmp_path: Path) -> None:
+async def test_over_http_no_path_is_told_and_none_is_taken(warm: Herd, tmp_path: Path) -> None:
     (tmp_path / "start.png").write_bytes(picture())
-    async with connected(herd, local=False) as client:
+    before = await warm.jobs()
+    async with connected(warm, local=False) as client:
         refused = await client.call_tool("generate_image", {**SMALL, "image": str(tmp_path / "start.png")})
         assert error_of(refused)["code"] == "forbidden"
-        assert not await herd.jobs()
+        assert await warm.jobs() == before
         result = await client.call_tool("generate_image", SMALL)
         made = data_of(result)
         told = [
@@ -147,13 +148,14 @@ async def test_over_http_no_path_is_told_and_none_is_taken(herd: Herd, tmp_path:
             (await client.read_resource("herd://images/stats")).model_dump_json(),
         ]
     assert "path" not in made
-    assert not [text for text in told if str(tmp_path) in text or "/builtin/" in text]
+    home = str(warm.image_path(made["uri"].rpartition("/")[2]).parent.parent)
+    assert not [text for text in told if home in text or "/builtin/" in text]
 
 
-async def test_a_picture_to_start_from_comes_as_link_data_or_file(herd: Herd, tmp_path: Path) -> None:
+async def test_a_picture_to_start_from_comes_as_link_data_or_file(warm: Herd, tmp_path: Path) -> None:
     file = tmp_path / "ä start.jpg"
     file.write_bytes(picture(kind="JPEG"))
-    async with connected(herd) as client:
+    async with connected(warm) as client:
         first = data_of(await client.call_tool("generate_image", {**SMALL, "seed": 1}))
         seen = set()
         for image in (
@@ -171,8 +173,8 @@ async def test_a_picture_to_start_from_comes_as_link_data_or_file(herd: Herd, tm
         assert len(seen) >= 3
 
 
-async def test_at_the_deadline_the_answer_is_running_and_the_job_goes_on(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_at_the_deadline_the_answer_is_running_and_the_job_goes_on(warm: Herd) -> None:
+    async with connected(warm) as client:
         result = await client.call_tool("generate_image", {**SMALL, "wait_s": 0})
         data = data_of(result)
         assert data["status"] == "running"
@@ -184,60 +186,61 @@ async def test_at_the_deadline_the_answer_is_running_and_the_job_goes_on(herd: H
 
 
 async def test_without_kept_answers_a_chat_is_waited_for_to_its_end(
-    herd: Herd, monkeypatch: pytest.MonkeyPatch
+    warm: Herd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(herd, "settings", herd.settings.model_copy(update={"chat_keep_s": 0.0}))
-    async with connected(herd) as client:
+    monkeypatch.setattr(warm, "settings", warm.settings.model_copy(update={"chat_keep_s": 0.0}))
+    async with connected(warm) as client:
         assert data_of(await client.call_tool("chat", {**TALK, "wait_s": 0}))["status"] == "completed"
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_call_that_is_cancelled_cancels_its_job(herd: Herd, mode: str) -> None:
-    async with connected(herd, mode) as client:
+async def test_a_call_that_is_cancelled_cancels_its_job(warm: Herd, mode: str) -> None:
+    async with connected(warm, mode) as client:
         call = asyncio.create_task(client.call_tool("generate_image", LONG))
 
         async def has_begun() -> bool:
-            return [job.status for job in await herd.jobs()] == ["running"]
+            return [job.status for job in await warm.jobs(limit=1)] == ["running"]
 
         await until(has_begun, "the job runs")
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
 
         async def is_cancelled() -> bool:
-            return [job.status for job in await herd.jobs()] == ["cancelled"]
+            return [job.status for job in await warm.jobs(limit=1)] == ["cancelled"]
 
         await until(is_cancelled, "the job is cancelled")
         assert data_of(await client.call_tool("generate_image", SMALL))["status"] == "completed"
 
 
-async def test_waiting_for_a_job_and_giving_up_leaves_it_as_it_is(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_waiting_for_a_job_and_giving_up_leaves_it_as_it_is(warm: Herd) -> None:
+    async with connected(warm) as client:
         job_id = data_of(await client.call_tool("generate_image", {**LONG, "wait_s": 0}))["job_id"]
         look = asyncio.create_task(client.call_tool("get_job", {"job_id": job_id, "wait_s": 60}))
         await asyncio.sleep(0.1)
         look.cancel()
         await asyncio.gather(look, return_exceptions=True)
-        assert (await herd.job(job_id)).status not in ("cancelled", "failed")
+        assert (await warm.job(job_id)).status not in ("cancelled", "failed")
         ended = data_of(await client.call_tool("cancel_job", {"job_id": job_id}))
         assert ended["status"] == "cancelled"
         assert data_of(await client.call_tool("cancel_job", {"job_id": job_id}))["status"] == "cancelled"
 
 
-async def test_a_job_that_somebody_else_cancels_ends_its_call_with_an_error(herd: Herd) -> None:
-    async with connected(herd) as client:
+async def test_a_job_that_somebody_else_cancels_ends_its_call_with_an_error(warm: Herd) -> None:
+    before = await warm.jobs(limit=1)
+    async with connected(warm) as client:
         call = asyncio.create_task(client.call_tool("generate_image", LONG))
 
         async def accepted() -> bool:
-            return bool(await herd.jobs())
+            return [job.id for job in await warm.jobs(limit=1)] != [job.id for job in before]
 
         await until(accepted, "the job is accepted")
-        await herd.cancel((await herd.jobs())[0].id)
+        await warm.cancel((await warm.jobs())[0].id)
         assert error_of(await call)["code"] == "cancelled"
 
 
-async def test_progress_is_told_while_a_job_waits_behind_another(herd: Herd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_progress_is_told_while_a_job_waits_behind_another(warm: Herd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "BEAT_S", 0.05)
-    async with connected(herd) as client:
+    async with connected(warm) as client:
         first = data_of(await client.call_tool("generate_image", {**LONG, "wait_s": 0}))["job_id"]
         told = Told()
         call = asyncio.create_task(client.call_tool("generate_image", SMALL, progress_callback=told))
@@ -246,7 +249,7 @@ async def test_progress_is_told_while_a_job_waits_behind_another(herd: Herd, mon
         )
         assert told.rises
         assert not call.done()
-        await herd.cancel(first)
+        await warm.cancel(first)
         assert data_of(await call)["status"] == "completed"
         assert told.rises
 
@@ -255,7 +258,7 @@ def test_the_longest_silence_is_below_five_seconds() -> None:
     assert follow.BEAT_S < 5
 
 
-async def test_chat_takes_a_conversation_and_tells_tool_calls_apart(herd: Herd) -> None:
+async def test_chat_takes_a_conversation_and_tells_tool_calls_apart(warm: Herd) -> None:
     conversation = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is the weather?"},
@@ -266,7 +269,7 @@ async def test_chat_takes_a_conversation_and_tells_tool_calls_apart(herd: Herd) 
         {"role": "tool", "tool_call_id": "1", "content": "sunny"},
     ]
     tools = [{"name": "weather", "description": "Tells it.", "parameters": {"type": "object", "properties": {}}}]
-    async with connected(herd) as client:
+    async with connected(warm) as client:
         arguments = {"messages": conversation, "tools": tools, "max_tokens": 4, "temperature": 0, "seed": 7}
         one = data_of(await client.call_tool("chat", arguments))
         two = data_of(await client.call_tool("chat", {**arguments, "stop": ["\n"], "top_p": 0.9, "reasoning": False}))
