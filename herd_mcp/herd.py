@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -68,12 +68,20 @@ class Herd:
 
         Raises HerdError: job_not_found, or interrupted when the node ends before the job does.
         """
+        async with contextlib.aclosing(self.watch_batches(job_id, after_seq)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    async def watch_batches(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Sequence[JobEvent], None]:
+        """As `watch`, for those who pass many events on: what has come meanwhile at once, never empty. One that keeps
+        up gets every event alone and at once."""
         live = self._owner.find(job_id)
         if live is None:
-            yield outcome_of(await self.job(job_id))
+            yield (outcome_of(await self.job(job_id)),)
             return
-        async for event in live.log.read(after_seq):
-            yield event
+        async for batch in live.log.read(after_seq):
+            yield batch
 
     async def cancel(self, job_id: str, *, disconnected: bool = False) -> Job:
         """End a job at its next token or step and return it as it ended. One that is over stays as it is.

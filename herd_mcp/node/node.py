@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from herd_mcp import pipe
@@ -21,6 +21,7 @@ from herd_mcp.jobs import (
     JobEvent,
     Kind,
     Request,
+    Terminal,
 )
 from herd_mcp.node import memory
 from herd_mcp.node.choose import choose
@@ -65,22 +66,29 @@ LATE_S = 2.0
 
 
 class Inbox:
-    """The events of one attempt, from the node to the job's owner. The owner reads at once and only appends to its
-    log, so what waits here is bounded by one step of the engine."""
+    """The events of one attempt, from the node to the job's owner: kept until it listens, then passed on at once.
+    A mistake of the listener is its own: it comes out of `outcome`, and the node goes on."""
 
     def __init__(self) -> None:
-        self._events: deque[JobEvent] = deque()
-        self._arrived = asyncio.Event()
+        self._kept: list[JobEvent] = []
+        self._listener: Callable[[JobEvent], None] = self._kept.append
+        self.outcome: asyncio.Future[Terminal] = asyncio.get_running_loop().create_future()
+
+    def listen(self, listener: Callable[[JobEvent], None]) -> None:
+        self._listener = listener
+        for event in self._kept:
+            self.put(event)
 
     def put(self, event: JobEvent) -> None:
-        self._events.append(event)
-        self._arrived.set()
-
-    async def take(self) -> JobEvent:
-        while not self._events:
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._events.popleft()
+        if self.outcome.done():
+            return
+        try:
+            if isinstance(event, Terminal):
+                self.outcome.set_result(event)
+            else:
+                self._listener(event)
+        except Exception as error:
+            self.outcome.set_exception(error)
 
 
 class Node:
@@ -169,23 +177,24 @@ class Node:
         self.cancel(job_id)
         self._inboxes.pop((job_id, attempt), None)
 
-    async def run(self, job_id: str, attempt: int) -> AsyncGenerator[JobEvent, None]:
-        """The events of one reserved attempt, to its end. Leaving early cancels it."""
+    async def run(self, job_id: str, attempt: int, listener: Callable[[JobEvent], None]) -> Terminal:
+        """Run one reserved attempt to its end, which is returned. Every event before it goes to `listener`, inside the
+        node's step: it must return at once and ask nothing of the node. Leaving early cancels the attempt."""
         inbox = self._inboxes[job_id, attempt]
         ended = False
         try:
+            inbox.listen(listener)
             self._dispatch(Release(job_id))
-            while not ended:
-                event = await inbox.take()
-                ended = event.type in ("completed", "failed", "cancelled")
-                yield event
+            outcome = await inbox.outcome
+            ended = True
+            return outcome
         finally:
             if not ended:
                 self.cancel(job_id)
             self._inboxes.pop((job_id, attempt), None)
 
     def cancel(self, job_id: str) -> None:
-        """End the job's run at its next token or step; `run` yields the outcome. Unknown ids are fine."""
+        """End the job's run at its next token or step; `run` returns the outcome. Unknown ids are fine."""
         self._dispatch(Cancel(job_id))
 
     # ── what there is ──

@@ -4,9 +4,12 @@ nothing; the list is bounded by the job itself (steps, max_tokens)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from herd_mcp.jobs import ErrorCode, HerdError, JobEvent
+
+MAX_BATCH = 64
+"""Events that a reader gets at once: what a surface writes at once for a slow client stays small."""
 
 
 class JobLog:
@@ -35,14 +38,14 @@ class JobLog:
         self.closed.set()
         self._more.set()
 
-    async def read(self, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """Every event after `after_seq`, then those to come, to the terminal one."""
+    async def read(self, after_seq: int = 0) -> AsyncGenerator[Sequence[JobEvent], None]:
+        """Every event after `after_seq`, then those to come, to the terminal one: those that wait together, at most
+        MAX_BATCH."""
         place = max(after_seq, 0)
         while True:
-            while place < len(self.events):
-                event = self.events[place]
-                place += 1
-                yield event
+            while batch := self.events[place : place + MAX_BATCH]:
+                place += len(batch)
+                yield batch
             if self.abandoned:
                 raise HerdError(
                     ErrorCode.INTERRUPTED,

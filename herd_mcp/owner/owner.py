@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from herd_mcp.changes import Changes
@@ -207,16 +208,10 @@ class Owner:
 
     async def _attempt(self, live: LiveJob) -> Outcome:
         """One attempt on this node: its events go to the log, its outcome is returned."""
-        async with contextlib.aclosing(self._node.run(live.job.id, len(live.job.attempts))) as events:
-            async for event in events:
-                match event:
-                    case Completed(result=ImageResult() as result):
-                        return await self._keep(result)
-                    case Completed() | Failed() | Cancelled():
-                        return event
-                    case _:
-                        self._note(live, event)
-        raise AssertionError("a run ended without an outcome")
+        outcome = await self._node.run(live.job.id, len(live.job.attempts), partial(self._note, live))
+        if isinstance(outcome, Completed) and isinstance(outcome.result, ImageResult):
+            return await self._keep(outcome.result)
+        return outcome
 
     async def _keep(self, result: ImageResult) -> Outcome:
         """The picture is on this disk before anybody hears of it."""

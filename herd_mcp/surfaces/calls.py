@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
@@ -33,6 +33,9 @@ from herd_mcp.surfaces.errors import error_response
 GRACE_S = 60.0
 """How much longer than the job itself an answer may take to be sent; then a reader that stopped reading is cut off."""
 
+Batches = AsyncIterator[Sequence[JobEvent]]
+"""The events of a job as they come, with those that waited together at once; a terminal one is the last."""
+
 T = TypeVar("T")
 
 
@@ -55,15 +58,17 @@ class Call:
         self.bad_end: Failed | Cancelled | None = None
 
     def note(self, event: JobEvent) -> None:
-        if isinstance(event, Routed):
+        if isinstance(event, Delta):  # first: there are many
+            self.begun = True
+        elif isinstance(event, Routed):
             self.node, self.model = event.node, event.model or self.model
         elif isinstance(event, Completed):
             self.node, self.model = event.result.node, event.result.model
+            self.begun = True
         elif isinstance(event, Failed | Cancelled):
             self.bad_end = event
         elif isinstance(event, Progress):
             self.begun = self.begun or event.step > 0
-        self.begun = self.begun or isinstance(event, Delta | Completed)
 
     def headers(self) -> dict[str, str] | None:
         """Who serves the job; None while that is open."""
@@ -80,13 +85,14 @@ class Call:
         seconds = result.timings.run_s if result.timings.run_s is not None else result.timings.total_s
         return {**(self.headers() or {}), "X-Generation-Time": str(round((seconds or 0.0) * 1000))}
 
-    async def outcome(self, events: AsyncIterator[JobEvent]) -> Result:
+    async def outcome(self, batches: Batches) -> Result:
         """The result, at the job's end. Raises HerdError when there is none."""
-        async for event in events:
-            self.note(event)
-            if isinstance(event, Completed):
-                return event.result
-            raise_bad_end(event)
+        async for events in batches:
+            for event in events:
+                self.note(event)
+                if isinstance(event, Completed):
+                    return event.result
+                raise_bad_end(event)
         raise HerdError(ErrorCode.INTERNAL, "The job's events ended before the job did.", "Ask again.")
 
 
@@ -110,7 +116,7 @@ class JobResponse(Response):
         self,
         herd: Herd,
         call: Call,
-        answer: Callable[[AsyncIterator[JobEvent]], Awaitable[Response]],
+        answer: Callable[[Batches], Awaitable[Response]],
         *,
         follows: bool = False,
         after_seq: int = 0,
@@ -135,16 +141,15 @@ class JobResponse(Response):
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit_s = self.herd.settings.job_timeout_s + GRACE_S
-        events = self.herd.watch(self.call.job.id, self.after_seq)
+        batches = self.herd.watch_batches(self.call.job.id, self.after_seq)
         try:
             async with asyncio.timeout(limit_s):
-                response = await self.answer(events)
+                response = await self.answer(batches)
                 await response(scope, receive, send)
         except TimeoutError:
             raise HerdError(ErrorCode.TIMEOUT, f"The answer was not taken within {limit_s:.0f} s.") from None
         finally:
-            if aclose := getattr(events, "aclose", None):
-                await aclose()
+            await batches.aclose()
 
 
 @contextlib.asynccontextmanager

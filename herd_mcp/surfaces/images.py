@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter
@@ -18,11 +18,10 @@ from herd_mcp.jobs import (
     HerdError,
     ImageRequest,
     ImageResult,
-    JobEvent,
     parse_request,
 )
 from herd_mcp.surfaces.bodies import check_numbers, note_ignored, read_object, tags_of, wrong
-from herd_mcp.surfaces.calls import Call, JobResponse, TheHerd, raise_bad_end
+from herd_mcp.surfaces.calls import Batches, Call, JobResponse, TheHerd, raise_bad_end
 from herd_mcp.surfaces.sse import EventStream, frame
 
 router = APIRouter()
@@ -44,15 +43,15 @@ async def generate_image(request: Request, herd: TheHerd) -> Response:
     job = await herd.submit(image, client="http")
     call = Call(job)
 
-    async def png(events: AsyncIterator[JobEvent]) -> Response:
-        result = _image(await call.outcome(events))
+    async def png(batches: Batches) -> Response:
+        result = _image(await call.outcome(batches))
         headers = {"X-Herd-Image": result.image_id, "X-Herd-Seed": str(result.seed)}
         data = await herd.image(result.image_id)
         return Response(data, media_type="image/png", headers={**call.result_headers(result), **headers})
 
-    async def stream(events: AsyncIterator[JobEvent]) -> Response:
+    async def stream(batches: Batches) -> Response:
         return EventStream(
-            _frames(call, events),
+            _frames(call, batches),
             headers=call.headers,
             error_frame=lambda info: _bad_end(call, info),
             begun=lambda: call.begun,
@@ -83,16 +82,17 @@ def _image(result: object) -> ImageResult:
     return result
 
 
-async def _frames(call: Call, events: AsyncIterator[JobEvent]) -> AsyncGenerator[bytes, None]:
+async def _frames(call: Call, batches: Batches) -> AsyncGenerator[bytes, None]:
     """Each event by its type's name. `completed` carries the link; no path of this Mac's disk is told over HTTP."""
-    async for event in events:
-        call.note(event)
-        raise_bad_end(event)
-        data = event.model_dump(mode="json")
-        if isinstance(event, Completed):
-            data["result"].pop("path", None)
-            data["link"] = f"/images/{_image(event.result).image_id}"
-        yield frame(data, event=event.type, seq=event.seq)
+    async for events in batches:
+        for event in events:
+            call.note(event)
+            raise_bad_end(event)
+            data = event.model_dump(mode="json")
+            if isinstance(event, Completed):
+                data["result"].pop("path", None)
+                data["link"] = f"/images/{_image(event.result).image_id}"
+            yield frame(data, event=event.type, seq=event.seq)
 
 
 def _bad_end(call: Call, info: ErrorInfo) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -19,14 +19,13 @@ from herd_mcp.jobs import (
     HerdError,
     ImageRequest,
     Job,
-    JobEvent,
     JobStatus,
     Request,
     invalid_request,
 )
 from herd_mcp.state import FleetHealth, ImageStats, ModelInfo, NodeState
 from herd_mcp.surfaces.bodies import read_bytes
-from herd_mcp.surfaces.calls import Call, JobResponse, TheHerd
+from herd_mcp.surfaces.calls import Batches, Call, JobResponse, TheHerd
 from herd_mcp.surfaces.sse import EventStream, frame
 
 REQUEST: TypeAdapter[ChatRequest | ImageRequest] = TypeAdapter(Request)
@@ -122,15 +121,15 @@ async def stop(request: HttpRequest) -> dict[str, str]:
 
 
 def _follow(call: Call) -> Any:
-    async def answer(events: AsyncIterator[JobEvent]) -> Response:
-        return EventStream(_frames(events), headers=lambda: {"X-Herd-Job": call.job.id}, error_frame=_error_frame)
+    async def answer(batches: Batches) -> Response:
+        return EventStream(_frames(batches), headers=lambda: {"X-Herd-Job": call.job.id}, error_frame=_error_frame)
 
     return answer
 
 
-async def _frames(events: AsyncIterator[JobEvent]) -> AsyncGenerator[bytes, None]:
-    async for event in events:
-        yield frame(event.model_dump(mode="json"), seq=event.seq)
+async def _frames(batches: Batches) -> AsyncGenerator[bytes, None]:
+    async for events in batches:
+        yield b"".join(frame(event.model_dump(mode="json"), seq=event.seq) for event in events)
 
 
 def _error_frame(info: ErrorInfo) -> bytes:

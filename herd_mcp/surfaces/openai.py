@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from herd_mcp.jobs import ChatResult, Completed, Delta, ErrorCode, ErrorInfo, HerdError, JobEvent, ToolCall, Usage
-from herd_mcp.surfaces.calls import Call, JobResponse, TheHerd, raise_bad_end
+from herd_mcp.surfaces.calls import Batches, Call, JobResponse, TheHerd, raise_bad_end
 from herd_mcp.surfaces.errors import STATUS, openai
 from herd_mcp.surfaces.openai_request import Asked, read_chat
 from herd_mcp.surfaces.sse import EventStream, frame
@@ -18,6 +19,8 @@ from herd_mcp.surfaces.sse import EventStream, frame
 router = APIRouter()
 
 DONE = b"data: [DONE]\n\n"
+HOLE = "\0"
+"""Where the text of a chunk goes; no name has it."""
 
 
 @router.post("/v1/chat/completions", response_class=JSONResponse)
@@ -26,12 +29,12 @@ async def chat_completions(request: Request, herd: TheHerd) -> Response:
     asked = await read_chat(request)
     call = Call(await herd.submit(asked.chat, client="openai", stream=asked.stream))
 
-    async def whole(events: AsyncIterator[JobEvent]) -> Response:
-        result = _chat(await call.outcome(events))
+    async def whole(batches: Batches) -> Response:
+        result = _chat(await call.outcome(batches))
         return JSONResponse(_completion(call, asked, result), headers=call.result_headers(result))
 
-    async def stream(events: AsyncIterator[JobEvent]) -> Response:
-        return EventStream(_chunks(call, asked, events), headers=call.headers, error_frame=_error_frame)
+    async def stream(batches: Batches) -> Response:
+        return EventStream(_chunks(call, asked, batches), headers=call.headers, error_frame=_error_frame)
 
     return JobResponse(herd, call, stream if asked.stream else whole)
 
@@ -65,39 +68,65 @@ def _completion(call: Call, asked: Asked, result: ChatResult) -> dict[str, Any]:
     return {**_head(call, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
 
 
-async def _chunks(call: Call, asked: Asked, events: AsyncIterator[JobEvent]) -> AsyncGenerator[bytes, None]:
-    tool_calls = 0
-    began = False
-
-    def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
-        nonlocal began
-        if not began:
-            began = True
-            delta = {"role": "assistant", "content": "", **delta}
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        data = {**_head(call, "chat.completion.chunk"), "choices": [choice]}
-        return frame({**data, "usage": None} if asked.include_usage else data)
-
-    async for event in events:
-        call.note(event)
-        raise_bad_end(event)
-        if isinstance(event, Delta):
-            if event.tool_call is None:
-                yield chunk(
-                    {"content": event.text} if event.text is not None else {"reasoning_content": event.reasoning}
-                )
-            elif asked.parallel_tool_calls or tool_calls == 0:
-                yield chunk({"tool_calls": [{"index": tool_calls, **_tool_call(event.tool_call)}]})
-                tool_calls += 1
-        elif isinstance(event, Completed):
-            result = _chat(event.result)
-            yield chunk({}, result.finish_reason)
-            if asked.include_usage:
-                usage = {"choices": [], "usage": _usage(result.usage)}
-                yield frame({**_head(call, "chat.completion.chunk"), **usage})
-            yield DONE
+async def _chunks(call: Call, asked: Asked, batches: Batches) -> AsyncGenerator[bytes, None]:
+    """A chunk for each delta; those of deltas that waited together go out at once."""
+    chunks = _Chunks(call, asked)
+    async for events in batches:
+        if frames := b"".join(map(chunks.of, events)):
+            yield frames
+        raise_bad_end(events[-1])
+        if isinstance(events[-1], Completed):
             return
     raise HerdError(ErrorCode.INTERNAL, "The job's events ended before the job did.", "Ask again.")
+
+
+class _Chunks:
+    """The events of a chat as frames."""
+
+    def __init__(self, call: Call, asked: Asked) -> None:
+        self.call = call
+        self.asked = asked
+        self.began = False
+        self.tool_calls = 0
+        self.around: dict[str, tuple[bytes, bytes]] = {}
+        """By field: what stands in a chunk before its text and after it, the same in all but the first."""
+
+    def of(self, event: JobEvent) -> bytes:
+        """What an event comes to; most other than deltas to nothing."""
+        self.call.note(event)
+        if isinstance(event, Delta):
+            if event.text is not None:
+                return self.piece("content", event.text)
+            if event.reasoning is not None:
+                return self.piece("reasoning_content", event.reasoning)
+            if event.tool_call is not None and (self.asked.parallel_tool_calls or self.tool_calls == 0):
+                self.tool_calls += 1
+                return self.chunk({"tool_calls": [{"index": self.tool_calls - 1, **_tool_call(event.tool_call)}]})
+        elif isinstance(event, Completed):
+            result = _chat(event.result)
+            frames = self.chunk({}, result.finish_reason)
+            if self.asked.include_usage:
+                usage = {"choices": [], "usage": _usage(result.usage)}
+                frames += frame({**_head(self.call, "chat.completion.chunk"), **usage})
+            return frames + DONE
+        return b""
+
+    def piece(self, field: str, text: str) -> bytes:
+        if not self.began:
+            return self.chunk({field: text})
+        if field not in self.around:
+            before, _, after = self.chunk({field: HOLE}).partition(json.dumps(HOLE).encode())
+            self.around[field] = before, after
+        before, after = self.around[field]
+        return before + json.dumps(text).encode() + after
+
+    def chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        if not self.began:
+            self.began = True
+            delta = {"role": "assistant", "content": "", **delta}
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        data = {**_head(self.call, "chat.completion.chunk"), "choices": [choice]}
+        return frame({**data, "usage": None} if self.asked.include_usage else data)
 
 
 def _error_frame(info: ErrorInfo) -> bytes:
