@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,6 +14,10 @@ from hypothesis import settings as hypothesis_settings
 
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.settings import load_settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every program they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The seed of a failing run is printed, so that it can be run again.
 hypothesis_settings.register_profile("default", print_blob=True, deadline=None)

@@ -212,6 +212,7 @@ def test_the_cold_start_is_measured(tmp_path: Path) -> None:
     assert up["peer"]["count"] == 1
 
 
+@pytest.mark.slow
 def test_the_idle_node_is_measured_and_all_writes_its_table(tmp_path: Path) -> None:
     file = tmp_path / "benchmarks.md"
     command = [sys.executable, "-m", "benchmarks", "all", "--only", "idle", "--markdown", str(file)]

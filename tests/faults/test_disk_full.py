@@ -59,6 +59,7 @@ def test_a_disk_that_fills_up_under_an_image_fails_it_and_its_outcome_is_written
         assert len(faulty.pictures()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="this system cannot lift a limit of another process")
 def test_a_node_starts_where_nothing_can_be_written_and_tries_what_it_owes(tmp_path: Path) -> None:
     with a_home(tmp_path) as faulty:
@@ -81,6 +82,7 @@ def test_a_node_starts_where_nothing_can_be_written_and_tries_what_it_owes(tmp_p
             until(lambda: stored(faulty, owed) == "failed")
 
 
+@pytest.mark.slow
 def test_a_detached_node_whose_log_finds_no_room_lives_on(faulty: Faulty) -> None:
     with faulty.running():
         pass

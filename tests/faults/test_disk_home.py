@@ -122,6 +122,7 @@ def test_a_home_that_cannot_be_written_is_named_also_for_root(faulty: Faulty) ->
     assert "Read-only file system" in words
 
 
+@pytest.mark.slow
 def test_an_images_folder_that_goes_away_under_the_node_comes_again_and_a_file_in_its_place_is_told(
     faulty: Faulty,
 ) -> None:

@@ -91,6 +91,7 @@ def test_no_engine_is_left_also_one_that_stands_still(faulty: Faulty) -> None:
             assert faulty.processes() == []
 
 
+@pytest.mark.slow
 def test_an_image_during_which_the_node_ends_twice_is_not_tried_a_third_time(faulty: Faulty) -> None:
     with faulty.running():
         poison = faulty.submit(ENDLESS_IMAGE)
@@ -148,7 +149,10 @@ def pictures_of(jobs: list[Job]) -> dict[str, tuple[int, int]]:
     return {result.image_id: (result.width, result.height) for result in results}
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(2, marks=pytest.mark.slow), pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+)
 def test_kills_at_any_time_lose_nothing(faulty: Faulty, kills: int) -> None:
     seed = int(os.environ.get("HERD_FAULTS_SEED") or random.randrange(10**6))
     print(f"seed {seed}: again with HERD_FAULTS_SEED={seed}")

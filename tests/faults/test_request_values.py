@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from tests.surfaces.http_node import IMAGE, HttpNode, serve
 from tests.surfaces.mcp.test_socket import Wire, dialled
 
 from .clients import BEARER, as_tool_call, over_mcp, over_native, over_openai, said, told
+
+BUILTIN = Path(__file__).parents[2] / "herd_mcp" / "builtin" / "herd-tiny-chat"
+VOCABULARY: int = json.loads((BUILTIN / "config.json").read_text())["vocab_size"]
 
 NAN, INFINITY = float("nan"), float("inf")
 LONG_NAME = "x" * 1_000_000
@@ -33,9 +37,9 @@ def with_call(arguments: str) -> list[dict[str, Any]]:
 
 
 SAMPLING: list[tuple[dict[str, Any], str]] = [
-    ({"top_k": 1536}, "1536 tokens"),
-    ({"top_k": 10**30}, "1536 tokens"),
-    *(({"logit_bias": {token: 1}}, "0 to 1535") for token in ("-1", "1536", str(2**31), str(10**18))),
+    ({"top_k": VOCABULARY}, f"{VOCABULARY} tokens"),
+    ({"top_k": 10**30}, f"{VOCABULARY} tokens"),
+    *(({"logit_bias": {str(token): 1}}, f"0 to {VOCABULARY - 1}") for token in (-1, VOCABULARY, 2**31, 10**18)),
     ({"logit_bias": {"1.5": 1}}, "logit_bias"),
     ({"logit_bias": {"one": 1}}, "logit_bias"),
     ({"logit_bias": {"1": 1e9}}, "1000"),

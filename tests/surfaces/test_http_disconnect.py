@@ -68,6 +68,7 @@ async def test_a_native_caller_who_goes_takes_the_job_along_and_a_watcher_does_n
     assert (await node.job_tagged("owned", "cancelled")).id == job.id
 
 
+@pytest.mark.slow
 async def test_an_image_that_is_drawn_when_the_node_ends_is_drawn_when_it_is_back(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
