@@ -125,7 +125,7 @@ class WaitingForTurn(Frozen):
     """Another engine computes and this one waits for it: no work, but no hang either. Sent again while that lasts."""
 
     ev: Literal["waiting"] = "waiting"
-    waited_s: float
+    waited_s: Seconds
 
 
 class ChatFacts(Frozen):
