@@ -49,7 +49,11 @@ PREFILL_CHUNK_TOKENS = 512
 """Prompt tokens per step: how long other streams wait at most, and how soon a cancelled prompt ends."""
 
 PREFILL_BATCH = 8
-"""Prompts that are computed together."""
+"""Prompts that are computed together at most."""
+
+PREFILL_STEP_S = 0.2
+"""How long a step's prompts may take, as far as it is known. Where a device gains nothing by computing several at once,
+the first of them answers sooner when they go one after the other, and the last no later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ class ChatEngine:
         self._work = 0
         self._leaving: list[int] = []
         """What is still in the batch of runs that were cancelled."""
+        self._prefill_tokens_per_s = 0.0
+        self._told_s = 0.0
 
     # ── loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -122,10 +128,11 @@ class ChatEngine:
         self._machines = {tools: text_machine(self._chat.tokenizer, tools=tools) for tools in (False, True)}
         self._cache = PromptCache(spec.prompt_cache_bytes)
         self._forgets = spec.prompt_cache_bytes > 0 and forgets(self._chat.model)
+        self._most_prompts = min(PREFILL_BATCH, spec.max_batch)
         self._batch = _generate.BatchGenerator(
             self._chat.model,
             completion_batch_size=spec.max_batch,
-            prefill_batch_size=min(PREFILL_BATCH, spec.max_batch),
+            prefill_batch_size=self._most_prompts,
             prefill_step_size=PREFILL_CHUNK_TOKENS,
             stream=mx.default_stream(mx.default_device()),
         )
@@ -236,11 +243,13 @@ class ChatEngine:
     def step(self, emit: Emit) -> None:
         """One token for every stream, told at once, then at most one chunk of prompts."""
         self._empty_seats()
-        began_s = time.perf_counter()
+        began_s = self._told_s = time.perf_counter()
         endings: list[Done | RunFailed] = []
         ended: list[tuple[_Run, Any]] = []
         self._on_said = lambda said: self._say(said, emit, endings, ended)
+        self._batch.prefill_batch_size = self._prefill_seats()
         prefilled, _ = self._batch.next()
+        self._time_prefill(prefilled)
         for response in prefilled:
             run = self._by_uid.get(response.uid)
             if run is None:
@@ -258,6 +267,39 @@ class ChatEngine:
         if not self._runs:  # the turn at the GPU ends with the last run
             _tell(endings, emit)
 
+    def _prefill_seats(self) -> int:
+        """How many prompts the coming step computes.
+
+        None joins while others take their last token: the batch would pad that one token to the length of what joins,
+        and copy the keys and values of both to part them again. Else one may always join, so that a short prompt waits
+        for no long one, and as many more as `PREFILL_STEP_S` has room for.
+        """
+        inside = self._batch._currently_processing
+        if any(len(segments) == 1 and len(segments[0]) == 1 for segments, *_ in inside):
+            return len(inside)
+        seats = len(inside)
+        widest = max((len(segments[0]) for segments, *_ in inside), default=0)
+        room = self._prefill_tokens_per_s * PREFILL_STEP_S
+        for _, segments, *_ in itertools.islice(self._batch._unprocessed_sequences, self._most_prompts - seats):
+            widest = min(PREFILL_CHUNK_TOKENS, max(widest, len(segments[0])))
+            if seats > len(inside) and (seats + 1) * widest > room:
+                break
+            seats += 1
+        return max(1, seats)
+
+    def _time_prefill(self, prefilled: list[Any]) -> None:
+        """Learn how quick prompts are here, from the steps that computed some and not only last tokens."""
+        seconds = time.perf_counter() - self._told_s
+        tokens = []
+        for response in prefilled:
+            run = self._by_uid.get(response.uid)
+            if run is not None and not response.end_of_prompt:
+                tokens.append(response.progress[0] - run.prefilled_tokens)
+        if tokens and seconds > 0:
+            rate = len(tokens) * max(tokens) / seconds
+            known = self._prefill_tokens_per_s
+            self._prefill_tokens_per_s = (known + rate) / 2 if known else rate
+
     def _tell_early(self) -> None:
         """`BatchGenerator.next` decodes, then prefills, then returns: the tokens would wait for a prompt that is none
         of theirs. They are taken where they come from; its `_generation_batch` is one object for its whole life."""
@@ -272,7 +314,7 @@ class ChatEngine:
         generation.next = next_
 
     def _say(self, said: list[Any], emit: Emit, endings: list[Done | RunFailed], ended: list[tuple[_Run, Any]]) -> None:
-        now_s = time.perf_counter()
+        now_s = self._told_s = time.perf_counter()
         self._work += len(said)
         deltas: list[RunDelta] = []
         for response in said:

@@ -12,6 +12,7 @@ admits, steps and frees. Every run that was started ends in exactly one of Done,
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -179,6 +180,7 @@ class Worker:
             report(0.0)
             engine = make_engine(load.spec.kind, self._turn)
             ready = engine.load(load.spec, report)
+            gc.freeze()  # else each full collection looks through all that libraries hold, beside a running step
         except HerdError as error:
             self._end_unloaded(load, error.info)
         except Exception as error:

@@ -57,3 +57,55 @@ def test_a_token_is_told_before_the_prompt_of_another_is_computed(
     happened.clear()
     step()
     assert happened == ["token of 1", "512 prompt tokens"]
+
+
+def groups_of(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch, prompts: list[str], steps: int) -> list[list[int]]:
+    """How many prompt tokens of each row every step computed, where 1 is the last token of a prompt."""
+    emit = list[Message]().append
+    for run, text in enumerate(prompts):
+        start = Start(run=run, request=ask_chat(text, sampling={"temperature": 0}, max_tokens=steps))
+        engine.admit(start, engine.prepare(start))
+    groups: list[list[int]] = []
+    batch = engine._batch
+    move_on = batch.next
+
+    def next_() -> Any:
+        done = {run.uid: run.prefilled_tokens for run in engine._runs.values()}
+        prefilled, said = move_on()
+        groups.append([row.progress[0] - done[row.uid] for row in prefilled])
+        return prefilled, said
+
+    monkeypatch.setattr(batch, "next", next_)
+    for _ in range(steps):
+        assert engine.settle(emit)
+        engine.step(emit)
+    return groups
+
+
+def test_where_prompts_take_long_they_are_computed_one_after_the_other(
+    engine: ChatEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("herd_mcp.engines.chat.PREFILL_STEP_S", 1e-9)
+    groups = groups_of(engine, monkeypatch, [f"{letter} question" for letter in "abc"], 6)
+    assert [len(group) for group in groups] == [1] * 6
+    assert [group == [1] for group in groups] == [False, True] * 3
+
+
+def test_where_prompts_are_quick_they_are_computed_together(
+    engine: ChatEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine._prefill_tokens_per_s = 1e9
+    groups = groups_of(engine, monkeypatch, [f"{letter} question" for letter in "abcdefghijkl"], 4)
+    assert [len(group) for group in groups] == [8, 8, 4, 4]
+
+
+def test_no_prompt_joins_those_that_take_their_last_token(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine._prefill_tokens_per_s = 1e9
+    groups = groups_of(engine, monkeypatch, [f"{letter} question" for letter in "abcdefghijkl"], 4)
+    assert all(set(group) == {1} or 1 not in group for group in groups)
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("herd_mcp.engines.chat.PREFILL_STEP_S", 1e-9)
+    groups = groups_of(engine, monkeypatch, ["long " * 600, "a question"], 2)
+    assert [len(group) for group in groups] == [1, 2]
