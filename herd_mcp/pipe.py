@@ -29,6 +29,18 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class CacheShape(Frozen):
+    """How the keys and values of one sequence grow, in bytes. Added up over a model's layers."""
+
+    token_bytes: Count = 0
+    """Per token, without an end."""
+    window_token_bytes: Count = 0
+    """Per token, up to `window_tokens`: layers with a sliding window."""
+    window_tokens: Count = 0
+    fixed_bytes: Count = 0
+    """However long it is: state-space layers."""
+
+
 class EngineSpec(Frozen):
     """What an engine process loads. Sent once, first; the process serves this and nothing else until it ends."""
 
@@ -48,6 +60,12 @@ class EngineSpec(Frozen):
     """The folder of the locks with which the engines of this Mac take turns at the GPU. Empty: this one is alone."""
     stall_s: float = 180.0
     """Seconds of silence after which the node ends the engine; one that waits for its turn says so more often."""
+    memory_limit_bytes: Count = 0
+    """What MLX may hold in this process; 0 sets no limit."""
+    cache_limit_bytes: Count | None = None
+    """Freed buffers that MLX may keep for later; None leaves that to MLX."""
+    wired_limit_bytes: Count = 0
+    """Memory that the system may not move out; 0 wires none, which is the safe way."""
     between_blocks: bool | None = None
     """Images: let others to the GPU between the blocks of a step too. None: where nothing is compiled anyway."""
     trust_remote_code: bool = False
@@ -68,6 +86,9 @@ class Start(Frozen):
     request: Request
     spool: str = ""
     """Images: the file to write the PNG to, in a folder that exists."""
+    tokens: Count = 0
+    """Chat: prompt and answer together, as memory was reserved for them; 0 is without limit. A longer prompt is not
+    begun (`insufficient_memory` with `prompt_tokens` in its details); an answer ends there as `length`."""
 
 
 class Cancel(Frozen):
@@ -75,8 +96,17 @@ class Cancel(Frozen):
     run: int
 
 
-Command = Annotated[Load | Start | Cancel, Field(discriminator="op")]
-COMMAND: TypeAdapter[Load | Start | Cancel] = TypeAdapter(Command)
+class Limit(Frozen):
+    """What the engine may keep from now on. It gives back at once what is over."""
+
+    op: Literal["limit"] = "limit"
+    prompt_cache_bytes: Count
+    memory_limit_bytes: Count = 0
+    """As in the spec; 0 leaves it as it is."""
+
+
+Command = Annotated[Load | Start | Cancel | Limit, Field(discriminator="op")]
+COMMAND: TypeAdapter[Load | Start | Cancel | Limit] = TypeAdapter(Command)
 
 
 # ── engine → node ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,6 +126,8 @@ class Ready(Frozen):
     peak_bytes: Count
     context_tokens: Count | None = None
     """Chat: the longest conversation the model takes."""
+    cache: CacheShape | None = None
+    """Chat: how its caches grow, measured."""
 
 
 class RunDelta(Frozen):
@@ -128,6 +160,20 @@ class WaitingForTurn(Frozen):
     waited_s: Seconds
 
 
+class Peak(Frozen):
+    """The most that MLX held since the engine was last without work, and what it worked on then."""
+
+    active_bytes: Count
+    """Now: weights, kept prompts and what runs."""
+    peak_bytes: Count
+    rows: Count = 1
+    """Sequences in the batch at most."""
+    tokens: Count = 0
+    """Tokens of the longest of them. Chat only."""
+    prompt_cache_bytes: Count = 0
+    """Kept conversations."""
+
+
 class ChatFacts(Frozen):
     """How a chat ended. The text itself went out as deltas."""
 
@@ -138,6 +184,7 @@ class ChatFacts(Frozen):
     completion_tokens: Count
     prefill_s: Seconds
     decode_s: Seconds
+    peak: Peak | None = None
 
 
 class ImageFacts(Frozen):
@@ -151,6 +198,7 @@ class ImageFacts(Frozen):
     guidance: Annotated[float, Field(allow_inf_nan=False)] | None
     quantize: int | None
     run_s: Seconds
+    peak: Peak | None = None
 
 
 class Done(Frozen):

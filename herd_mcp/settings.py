@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from herd_mcp import bridge
-from herd_mcp.jobs import ErrorCode, HerdError, problems_of
+from herd_mcp.jobs import MAX_STEPS, ErrorCode, HerdError, problems_of
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -38,6 +38,18 @@ def _default_name() -> str:
 def _paths(value: Any) -> Any:
     """Folders as a list in TOML, or joined by the system's path separator in a variable."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+class ModelSettings(BaseModel):
+    """What one model has of its own, under `[models."NAME"]` in config.toml. What is left out is as for all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pinned: bool = False
+    idle_unload_s: float | None = Field(None, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
+    context_tokens: int | None = Field(None, ge=1)
+    batch: int | None = Field(None, ge=1, le=256)
 
 
 class Settings(BaseSettings):
@@ -113,6 +125,41 @@ class Settings(BaseSettings):
     )
     job_timeout_s: float = Field(
         3600, gt=0, description="Seconds a job may take from acceptance to its end; then it is cancelled."
+    )
+    max_tokens: int = Field(
+        4096, ge=1, le=1_000_000, description="Tokens of an answer when a request does not say how many."
+    )
+    context_tokens: int | None = Field(
+        None,
+        ge=64,
+        description="Longest conversation in tokens, prompt and answer together. Default: the model's own limit.",
+    )
+    max_steps: int = Field(MAX_STEPS, ge=1, le=MAX_STEPS, description="Most steps of an image.")
+    preload: tuple[str, ...] = Field((), description="Models to load when the node starts, in this order.")
+    max_loaded: int = Field(
+        0, ge=0, le=64, description="Models loaded at the same time at most, beside what memory allows; 0 is no limit."
+    )
+    models: dict[str, ModelSettings] = Field(
+        default_factory=dict,
+        description="What single models have of their own: `pinned` (never ended to make room, nor for being idle), "
+        "`idle_unload_s`, `max_tokens`, `context_tokens`, `batch`.",
+    )
+    pressure_max_tokens: dict[Literal["moderate", "high", "critical"], int] = Field(
+        {"moderate": 8192, "high": 2048, "critical": 512},
+        description="Longest answer in tokens while this Mac is short of memory, by how short. An answer that is cut "
+        "so says so.",
+    )
+    memory_margin: float = Field(
+        0.2,
+        ge=0,
+        le=4,
+        description="How far above its reservation an engine may get, as a fraction of it, before it is ended.",
+    )
+    wired_limit_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory in bytes that the system may not move out of an engine (MLX's wired limit). 0 wires none: "
+        "wiring is tied to kernel panics on Macs short of memory.",
     )
     memory_floor_bytes: int | None = Field(
         None,

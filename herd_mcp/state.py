@@ -58,10 +58,18 @@ class EngineState(Frozen):
     reserved_bytes: int
     resident_bytes: int | None = None
     """What the process holds now, as the system counts it."""
+    pinned: bool = False
+    """Never ended to make room."""
+    loading: float | None = None
+    """Fraction of the bytes, while it loads."""
     running: int
     queued: int
     idle_s: float
     """Seconds since its last work."""
+
+
+Level = Literal["normal", "moderate", "high", "critical"]
+"""How short of memory a Mac is, by what its system says."""
 
 
 class MemoryState(Frozen):
@@ -70,6 +78,17 @@ class MemoryState(Frozen):
     budget_bytes: int
     """What all engines together may reserve."""
     reserved_bytes: int
+    pressure: Level = "normal"
+
+
+class Estimate(Frozen):
+    """What a model was seen to take, against what was computed from its files."""
+
+    model: str
+    quantize: int | None = None
+    factor: float
+    """Measured work by computed work; reservations of this model are multiplied by it."""
+    measured_at: float
 
 
 class NodeState(Frozen):
@@ -88,6 +107,7 @@ class NodeState(Frozen):
     """None where the system does not tell."""
     memory: MemoryState
     engines: tuple[EngineState, ...] = ()
+    estimates: tuple[Estimate, ...] = ()
     queued: int = 0
     running: int = 0
     started_at: float

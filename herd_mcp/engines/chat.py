@@ -32,6 +32,7 @@ from herd_mcp.pipe import (
     ChatFacts,
     Done,
     EngineSpec,
+    Limit,
     Ready,
     RunCancelled,
     RunDelta,
@@ -327,6 +328,12 @@ class ChatEngine:
         emit(Step(work=self._work, runs=tuple(deltas)))
         if self._runs:
             _tell(endings, emit)
+
+    def limit(self, limit: Limit) -> None:
+        self._cache.limit(limit.prompt_cache_bytes)
+        if limit.memory_limit_bytes:
+            mx.set_memory_limit(limit.memory_limit_bytes)
+        mx.clear_cache()
 
     def rest(self) -> None:
         mx.clear_cache()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from herd_mcp.pipe import EngineSpec, Message, Ready, Start
+from herd_mcp.pipe import EngineSpec, Limit, Message, Ready, Start
 
 Emit = Callable[[Message], None]
 """Writes one message to the node; blocks while the node reads slowly, which is what bounds memory."""
@@ -50,6 +50,10 @@ class Engine(Protocol):
     def step(self, emit: Emit) -> None:
         """Do one bounded piece of the work that `settle` saw. An exception means that the engine can no longer be
         trusted: the worker fails all runs and ends."""
+        ...
+
+    def limit(self, limit: Limit) -> None:
+        """Keep no more than this from now on."""
         ...
 
     def rest(self) -> None:

@@ -23,6 +23,7 @@ from herd_mcp.pipe import (
     Done,
     EngineSpec,
     ImageFacts,
+    Limit,
     Message,
     Ready,
     RunCancelled,
@@ -215,6 +216,13 @@ class ImageEngine:
         finally:
             self._forget(number)
         emit(outcome)
+
+    def limit(self, limit: Limit) -> None:
+        import mlx.core as mx
+
+        if limit.memory_limit_bytes:
+            mx.set_memory_limit(limit.memory_limit_bytes)
+        mx.clear_cache()
 
     def rest(self) -> None:
         import mlx.core as mx

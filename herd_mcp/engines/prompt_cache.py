@@ -83,6 +83,11 @@ class PromptCache:
     def nbytes(self) -> int:
         return int(self._caches.nbytes)
 
+    def limit(self, max_bytes: int) -> None:
+        """A new bound; what is over it goes, oldest first."""
+        self._max_bytes = self._caches.max_bytes = max_bytes
+        self._caches.trim_to(n_bytes=max_bytes)
+
     def fetch(self, ids: list[int]) -> tuple[list[Any] | None, int]:
         """A copy of the cache with the longest common prefix, and that prefix's length; at least one token of `ids`
         is always left to compute, since the model needs an input to say something."""

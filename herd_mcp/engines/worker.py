@@ -37,6 +37,7 @@ from herd_mcp.pipe import (
     Cancel,
     Done,
     EngineSpec,
+    Limit,
     Load,
     LoadFailed,
     LoadingNow,
@@ -152,7 +153,7 @@ class Worker:
         self._runs = Runs(outbox)
         self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self._unprepared: queue.SimpleQueue[Start] = queue.SimpleQueue()
-        self._inbox: queue.SimpleQueue[tuple[Start, Any] | Cancel] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Start, Any] | Cancel | Limit] = queue.SimpleQueue()
         self._engine: Engine | None = None
         self._turn: Turn
 
@@ -205,15 +206,18 @@ class Worker:
             self._obey(engine, self._await_command(engine))
             busy = True
 
-    def _await_command(self, engine: Engine) -> tuple[Start, Any] | Cancel:
+    def _await_command(self, engine: Engine) -> tuple[Start, Any] | Cancel | Limit:
         with contextlib.suppress(queue.Empty):
             return self._inbox.get(timeout=REST_AFTER_S)
         engine.rest()
         return self._inbox.get()
 
-    def _obey(self, engine: Engine, command: tuple[Start, Any] | Cancel) -> None:
+    def _obey(self, engine: Engine, command: tuple[Start, Any] | Cancel | Limit) -> None:
         if isinstance(command, Cancel):
             engine.cancel(command.run)
+            return
+        if isinstance(command, Limit):
+            engine.limit(command)
             return
         start, prepared = command
         if not self._runs.admit(start.run):
@@ -276,12 +280,14 @@ class Worker:
                     self._start(command)
                 elif isinstance(command, Cancel):
                     self._cancel(command)
+                elif isinstance(command, Limit):
+                    self._inbox.put(command)
         except BaseException:
             traceback.print_exc()
             _end(EXIT_FAILED)
         _end(EXIT_ENDED)
 
-    def _parse(self, line: bytes) -> Load | Start | Cancel | None:
+    def _parse(self, line: bytes) -> Load | Start | Cancel | Limit | None:
         try:
             return COMMAND.validate_json(line)
         except ValidationError as error:

@@ -19,12 +19,15 @@ from herd_mcp.node.events import (
     Event,
     Exited,
     Heard,
+    Measured,
     Refuse,
     Release,
     Send,
     Slept,
     Submit,
     Tick,
+    Unload,
+    Warm,
 )
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Run, State
 from herd_mcp.node.outcome import completed, deltas
@@ -55,6 +58,10 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             effects += _tick(state, now)
         case Slept(seconds):
             _forgive(state, seconds, now)
+        case Measured(level):
+            state.level = level
+        case Warm() | Unload():
+            pass
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
     plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow | pipe.WaitingForTurn)
     if not plain and not state.closed:
@@ -89,8 +96,9 @@ def _submit(state: State, event: Submit, now: float) -> list[Effect]:
     lane = state.lanes.get(plan.key)
     if state.closed or (state.draining and not event.forced):
         return [Refuse(event.job_id, interrupted() if event.forced else _draining())]
-    if plan.reserve_bytes > state.limits.budget_bytes:
-        refusal = memory.too_big(plan.spec.model, plan.reserve_bytes, state.limits.budget_bytes)
+    needed_bytes = plan.needs.bytes_for([event.size])
+    if needed_bytes > state.limits.budget_bytes:
+        refusal = memory.too_big(plan.spec.model, needed_bytes, state.limits.budget_bytes)
         return [Refuse(event.job_id, refusal.info)]
     if lane is not None and len(lane.waiting) >= state.limits.queue_limit and not event.forced:
         return [Refuse(event.job_id, _busy(lane))]
@@ -105,6 +113,7 @@ def _submit(state: State, event: Submit, now: float) -> list[Effect]:
         request=event.request,
         key=plan.key,
         spool=event.spool,
+        size=event.size,
         submitted_at=now,
         deadline_at=now + event.timeout_s,
         alone=event.alone,

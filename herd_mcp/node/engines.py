@@ -99,7 +99,7 @@ class EngineProcess:
         engine.send(pipe.Load(spec=spec))
         return engine
 
-    def send(self, command: pipe.Load | pipe.Start | pipe.Cancel) -> None:
+    def send(self, command: pipe.Load | pipe.Start | pipe.Cancel | pipe.Limit) -> None:
         """Queue a command on the pipe. A dead engine takes nothing: its exit is reported by `run`."""
         assert self._process.stdin is not None
         if not self._process.stdin.is_closing():

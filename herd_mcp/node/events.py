@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from herd_mcp import pipe
 from herd_mcp.jobs import ErrorInfo, JobEvent, Request
 from herd_mcp.node.lanes import EngineKey, Plan
+from herd_mcp.state import Level
 
 # ── What can happen ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -24,6 +25,8 @@ class Submit:
     timeout_s: float
     forced: bool = False
     alone: bool = False
+    size: int = 0
+    """Tokens of the chat, prompt and answer together, or pixels of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,30 @@ class Slept:
     seconds: float
 
 
-Event = Submit | Release | Cancel | Heard | Exited | Drain | Close | Tick | Slept
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the system says of this Mac's memory, and what each engine process holds (bytes)."""
+
+    level: Level
+    held_bytes: tuple[tuple[EngineKey, int, int], ...] = ()
+    """Key, generation, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """An engine is wanted though no job asks for it yet: preloaded, or loaded by hand."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """An engine is wanted no more. It ends when nothing runs or waits in it."""
+
+    key: EngineKey
+
+
+Event = Submit | Release | Cancel | Heard | Exited | Drain | Close | Tick | Slept | Measured | Warm | Unload
 
 
 # ── What to do ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -110,7 +136,7 @@ class StartEngine:
 class Send:
     key: EngineKey
     generation: int
-    command: pipe.Start | pipe.Cancel
+    command: pipe.Start | pipe.Cancel | pipe.Limit
 
 
 @dataclass(frozen=True, slots=True)

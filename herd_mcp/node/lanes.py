@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from herd_mcp.jobs import ErrorInfo, Request, ToolCall
+from herd_mcp.node.memory import Needs
 from herd_mcp.pipe import EngineSpec
+from herd_mcp.state import Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,13 @@ class Plan:
 
     key: EngineKey
     spec: EngineSpec
-    reserve_bytes: int
+    needs: Needs
     capacity: int
     """Runs the engine takes at the same time."""
+    pinned: bool = False
+    """Never ended to make room, nor for being idle."""
+    idle_unload_s: float | None = None
+    """Instead of the node's own."""
 
 
 @dataclass(slots=True)
@@ -40,6 +46,8 @@ class Run:
     request: Request
     key: EngineKey
     spool: str
+    size: int
+    """Tokens of the chat, prompt and answer together, or pixels of the image: what memory is reserved for."""
     submitted_at: float
     deadline_at: float
     alone: bool = False
@@ -121,6 +129,8 @@ class Limits:
     load_timeout_s: float
     engine_stall_s: float
     budget_bytes: int
+    max_loaded: int = 0
+    """Engines at the same time; 0 is without limit."""
 
 
 @dataclass(slots=True)
@@ -137,6 +147,8 @@ class State:
     runs: dict[str, Run] = field(default_factory=dict)
     """By job id: every run whose end was not told yet."""
     next_number: int = 1
+    level: Level = "normal"
+    """How short of memory this Mac is."""
 
     def engines(self) -> Iterator[tuple[Lane, Engine]]:
         """The lanes that have an engine, and it."""

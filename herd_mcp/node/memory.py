@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from herd_mcp.jobs import ErrorCode, HerdError, Kind
+from herd_mcp.pipe import CacheShape
 from herd_mcp.settings import GIB, MIB, Settings
 
 PROCESS_BYTES = 256 * MIB
@@ -14,6 +18,42 @@ IMAGE_WORK_BYTES = 2 * GIB
 """Activations and the VAE decode of a 1024 px image, as a first estimate."""
 BUILTIN_WORK_BYTES = 64 * MIB
 """The same for the built-in models, which are a thousandth of the size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one engine takes, in bytes."""
+
+    load_bytes: int
+    """The process, the weights and what it keeps, from its start to its end."""
+    work_bytes: int = 0
+    """Activations of a step, while anything runs."""
+    cache: CacheShape | None = None
+    """Chat: the keys and values of one sequence."""
+    px_bytes: float = 0.0
+    """Images: per pixel of the picture, while it is drawn and decoded."""
+
+    def bytes_for(self, sizes: Iterable[int]) -> int:
+        """With these jobs running: tokens of each chat (prompt and answer), or pixels of each image.
+
+        A batch of sequences costs as many times its longest, because shorter ones are padded to it.
+        """
+        sizes = list(sizes)
+        if not sizes:
+            return self.load_bytes
+        rows = len(sizes) * cache_bytes(self.cache, max(sizes)) if self.cache else 0
+        return self.load_bytes + self.work_bytes + rows + int(self.px_bytes * max(sizes))
+
+
+CACHE_STEP_TOKENS = 256
+"""mlx-lm's caches grow by blocks of so many tokens."""
+
+
+def cache_bytes(shape: CacheShape, tokens: int) -> int:
+    """Keys and values of one sequence of `tokens`."""
+    held = -(-tokens // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS
+    windowed = shape.window_token_bytes * min(held, shape.window_tokens)
+    return shape.fixed_bytes + shape.token_bytes * held + windowed
 
 
 def budget_bytes(settings: Settings, total_bytes: int) -> int:

@@ -48,6 +48,7 @@ from herd_mcp.node.events import (
 from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
 from herd_mcp.node.image_families import largest_px
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
+from herd_mcp.node.memory import Needs
 from herd_mcp.node.models import find_models, hub_cache
 from herd_mcp.settings import Settings
 from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
@@ -154,7 +155,7 @@ class Node:
         return Plan(
             key=EngineKey(model.name, quantize),
             spec=spec,
-            reserve_bytes=memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin),
+            needs=Needs(memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin)),
             capacity=self.settings.chat_batch if model.kind == "chat" else 1,
         )
 

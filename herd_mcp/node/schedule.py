@@ -35,7 +35,7 @@ def schedule(state: State, now: float) -> list[Effect]:
 
 def _make_room(state: State, lane: Lane) -> tuple[bool, list[Effect]]:
     """Whether the lane's engine fits now, and the idle engines to end if that makes it fit soon."""
-    missing = lane.plan.reserve_bytes + state.reserved_bytes - state.limits.budget_bytes
+    missing = lane.plan.needs.load_bytes + state.reserved_bytes - state.limits.budget_bytes
     if missing <= 0:
         return True, []
     missing -= sum(engine.reserved_bytes for _, engine in state.engines() if engine.condemned)
@@ -61,7 +61,7 @@ def _start_engine(state: State, lane: Lane, now: float) -> StartEngine:
     plan = lane.plan
     lane.engine = Engine(
         generation=state.number(),
-        reserved_bytes=plan.reserve_bytes,
+        reserved_bytes=plan.needs.load_bytes,
         started_at=now,
         last_used_at=now,
         last_progress_at=now,

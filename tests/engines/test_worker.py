@@ -15,7 +15,7 @@ import pytest
 from herd_mcp.engines.engine import Engine
 from herd_mcp.engines.worker import Outbox, Worker
 from herd_mcp.jobs import ErrorCode
-from herd_mcp.pipe import Cancel, EngineSpec, LoadFailed, LoadingNow, Ready, RunFailed
+from herd_mcp.pipe import Cancel, EngineSpec, Limit, LoadFailed, LoadingNow, Ready, RunFailed
 from tests.engines.pipe_client import EngineProcess, ask_chat
 from tests.engines.scripted_model import build
 
@@ -186,6 +186,8 @@ def test_an_engine_without_work_rests_and_then_goes_on_waiting() -> None:
     worker = Worker(io.BytesIO(), Outbox(0))
 
     class Resting:
+        def limit(self, limit: Limit) -> None: ...
+
         def rest(self) -> None:
             worker._inbox.put(Cancel(run=7))
 

@@ -25,6 +25,7 @@ from herd_mcp.node.events import (
     Tick,
 )
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
+from herd_mcp.node.memory import Needs
 
 LIMITS = Limits(queue_limit=3, idle_unload_s=300, load_timeout_s=60, engine_stall_s=30, budget_bytes=100)
 READY = pipe.Ready(weights_bytes=1, active_bytes=1, peak_bytes=1)
@@ -36,7 +37,7 @@ def new_state(limits: Limits = LIMITS) -> State:
 
 def submit(job_id: str, model: str = "a", *, reserve: int = 60, capacity: int = 1, timeout_s: float = 1e9) -> Submit:
     spec = pipe.EngineSpec(kind="image", model=model, path=f"/{model}")
-    plan = Plan(EngineKey(model), spec, reserve_bytes=reserve, capacity=capacity)
+    plan = Plan(EngineKey(model), spec, Needs(reserve), capacity=capacity)
     return Submit(job_id, 1, ImageRequest(prompt="x"), plan, spool="/spool", timeout_s=timeout_s)
 
 

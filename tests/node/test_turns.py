@@ -26,6 +26,7 @@ from herd_mcp.jobs import (
 from herd_mcp.node.decide import decide, next_tick_at
 from herd_mcp.node.events import EndEngine, Heard, Release, Submit, Tick
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
+from herd_mcp.node.memory import Needs
 from herd_mcp.settings import load_settings
 from tests.conftest import until
 
@@ -46,7 +47,7 @@ def working(*models: str) -> State:
     state = State("here", Limits(9, 300, 60, STALL_S, budget_bytes=1000))
     for model in models:
         spec = pipe.EngineSpec(kind="image", model=model, path=f"/{model}")
-        plan = Plan(EngineKey(model), spec, reserve_bytes=1, capacity=1)
+        plan = Plan(EngineKey(model), spec, Needs(1), capacity=1)
         decide(state, Submit(model, 1, DRAW, plan, "/spool", 1e9), 0)
         decide(state, Release(model), 0)
         hear(state, model, pipe.Ready(weights_bytes=1, active_bytes=1, peak_bytes=1), 0)
@@ -77,7 +78,7 @@ def test_who_waits_for_its_turn_is_not_ended_and_the_silent_one_is() -> None:
 def test_an_engine_that_waits_while_it_loads_is_ended_at_the_limit_of_loading_and_not_before() -> None:
     state = State("here", Limits(9, 300, 60, STALL_S, budget_bytes=1000))
     spec = pipe.EngineSpec(kind="image", model="m", path="/m")
-    decide(state, Submit("m", 1, DRAW, Plan(EngineKey("m"), spec, 1, 1), "/spool", 1e9), 0)
+    decide(state, Submit("m", 1, DRAW, Plan(EngineKey("m"), spec, Needs(1), 1), "/spool", 1e9), 0)
     decide(state, Release("m"), 0)
     for now in range(1, 60):
         hear(state, "m", pipe.WaitingForTurn(waited_s=now), now)
