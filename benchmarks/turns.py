@@ -7,7 +7,6 @@ without turns, together with turns between steps, and with turns between the blo
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import queue
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +27,9 @@ from typing import Any
 import psutil
 
 import herd_mcp
+from benchmarks.parts import machine
+from benchmarks.parts.measure import Goal, Row, row
+from benchmarks.parts.report import Report, parser
 from herd_mcp.jobs import ChatRequest, ImageRequest, Request
 from herd_mcp.pipe import COMMAND, MESSAGE, Cancel, Done, EngineSpec, Load, Message, Ready, RunCancelled, Start, Step
 
@@ -233,16 +235,8 @@ Rounds = dict[str, list[tuple[Stream, float]]]
 """By the way to share: the chat and the image's seconds, of each round."""
 
 
-@dataclass
-class Row:
-    name: str
-    value: float
-    unit: str
-    goal: str = ""
-    met: bool = True
-
-
-def measure(rounds: int, say: Callable[[str], None]) -> list[Row]:
+def measure(pairs: int) -> Report:
+    before = machine.load()
     with tempfile.TemporaryDirectory() as name, cores() as core, ExitStack() as stack:
         folder = Path(name)
         build_chat(folder / "chat")
@@ -253,78 +247,48 @@ def measure(rounds: int, say: Callable[[str], None]) -> list[Row]:
         }
         alone: Rounds = {way: [] for way in ways}
         both: Rounds = {way: [] for way in ways}
-        for number in range(rounds):
+        for _ in range(pairs):
             for way, bench in ways.items():
-                say(f"round {number + 1}/{rounds}: {way}")
                 alone[way].append((bench.talk(), bench.draw()))
                 both[way].append(bench.both())
-        killed_s = ways[STEPS].killed()
-    return [*_alone(alone), *_together(alone, both), killed(killed_s)]
-
-
-def killed(seconds: float) -> Row:
-    return Row("image engine killed: next token of the chat after", 1000 * seconds, "ms")
+        killed_ms = 1000 * ways[STEPS].killed()
+    about = "A chat stream beside an image, in two engines that share one core, which stands for the GPU."
+    last = row("image engine killed: next token of the chat after", "ms", [killed_ms])
+    notes = ("Seconds of the shared core. Alone: against the same without turns. Together: against the same alone.",)
+    rows = (*_alone(alone), *_together(alone, both), last)
+    return Report("turns", about, rows, machine.look(before), pairs, notes)
 
 
 def _alone(alone: Rounds) -> Iterator[Row]:
-    plain = alone[PLAIN]
+    chats, images = _rates(alone[PLAIN]), _seconds(alone[PLAIN])
     for way, rounds in alone.items():
-        yield Row(f"alone, {way}: chat", _middle(chat.rate for chat, _ in rounds), "tokens/s")
-        yield Row(f"alone, {way}: image", _middle(image_s for _, image_s in rounds), "s")
         if way != PLAIN:
-            pairs = list(zip(rounds, plain, strict=True))
-            chat = _middle(without.rate / with_.rate for (with_, _), (without, _) in pairs)
-            image = _middle(with_s / without_s for (_, with_s), (_, without_s) in pairs)
-            yield _goal(Row(f"cost alone, {way}: chat", 100 * (chat - 1), "%"), "<=", 1)
-            yield _goal(Row(f"cost alone, {way}: image", 100 * (image - 1), "%"), "<=", 1)
+            yield row(f"alone, {way}: chat", "tok/s", _rates(rounds), chats, Goal(">=", 0.99), peer_name=PLAIN)
+            yield row(f"alone, {way}: image", "s", _seconds(rounds), images, Goal("<=", 1.01), peer_name=PLAIN)
 
 
 def _together(alone: Rounds, both: Rounds) -> Iterator[Row]:
-    """Each round against what the same engines did alone in the same round."""
     for way, rounds in both.items():
-        pairs = list(zip(rounds, alone[way], strict=True))
-        rate = Row(
-            f"together, {way}: chat", _middle(chat.rate / solo.rate for (chat, _), (solo, _) in pairs), "x alone"
-        )
-        image = Row(
-            f"together, {way}: image", _middle(image_s / solo_s for (_, image_s), (_, solo_s) in pairs), "x alone"
-        )
-        p99 = _middle(chat.p99_s / chat.step_s for chat, _ in rounds)
-        gap = Row(f"together, {way}: between tokens, p99", p99, "image steps")
-        if way != PLAIN:
-            _goal(rate, ">=", 0.35)
-            _goal(image, "<=", 1.6)
-            _goal(gap, "<=", 1.2 if way == STEPS else 0.4)
-        p50 = Row(f"together, {way}: between tokens, p50", 1000 * _middle(chat.p50_s for chat, _ in rounds), "ms")
-        longest = Row(f"together, {way}: longest", 1000 * _middle(chat.longest_s for chat, _ in rounds), "ms")
-        yield from (rate, image, p50, gap, longest)
+        what, turns = f"together, {way}", way != PLAIN
+        talks = [talk for talk, _ in rounds]
+        rate, longer = ((Goal(">=", 0.35),), (Goal("<=", 1.6),)) if turns else ((), ())
+        gap = (Goal("<=", 1.2 if way == STEPS else 0.4, of="value"),) if turns else ()
+        yield row(f"{what}: chat", "tok/s", _rates(rounds), _rates(alone[way]), *rate, peer_name="alone")
+        yield row(f"{what}: image", "s", _seconds(rounds), _seconds(alone[way]), *longer, peer_name="alone")
+        yield row(f"{what}: between tokens, p50", "ms", [1000 * talk.p50_s for talk in talks])
+        yield row(f"{what}: between tokens, p99", "image steps", [talk.p99_s / talk.step_s for talk in talks], (), *gap)
+        yield row(f"{what}: longest", "ms", [1000 * talk.longest_s for talk in talks])
 
 
-def _middle(values: Iterable[float]) -> float:
-    return statistics.median(values)
+def _rates(rounds: list[tuple[Stream, float]]) -> list[float]:
+    return [talk.rate for talk, _ in rounds]
 
 
-def _goal(row: Row, sign: str, limit: float) -> Row:
-    row.goal = f"{sign} {limit:g}"
-    row.met = row.value >= limit if sign == ">=" else row.value <= limit
-    return row
+def _seconds(rounds: list[tuple[Stream, float]]) -> list[float]:
+    return [seconds for _, seconds in rounds]
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="turns", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--rounds", type=int, default=5, help="the medians of so many rounds")
-    options = parser.parse_args(argv)
+    asked = parser("turns", __doc__).parse_args(argv)
     os.environ["MLX_DISABLE_COMPILE"] = "1"
-    rows = measure(options.rounds, lambda text: print(text, file=sys.stderr))
-    if options.json:
-        print(json.dumps([row.__dict__ for row in rows], indent=2))
-    else:
-        print("| what | | | goal |\n|---|---:|---|---|")
-        for row in rows:
-            print(f"| {row.name} | {row.value:.3g} | {row.unit} | {row.goal}{'' if row.met else ' NO'} |")
-    return 0 if all(row.met for row in rows) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return measure(asked.pairs).show(as_json=asked.json)

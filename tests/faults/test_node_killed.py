@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ import pytest
 
 from herd_mcp.jobs import ErrorCode, Job
 from herd_mcp.owner.retry import MAX_DEATHS, deaths
+from tests.cli import program
 from tests.cli.program import until
 from tests.faults.node_process import ENDLESS_IMAGE, IMAGE, LONG_CHAT, LONG_IMAGE, Faulty, a_home, stopped
 
@@ -89,6 +91,20 @@ def test_no_engine_is_left_also_one_that_stands_still(faulty: Faulty) -> None:
         with stopped(faulty.engine_pid()):
             faulty.kill()
             assert faulty.processes() == []
+
+
+@pytest.mark.slow
+def test_no_engine_is_left_also_one_inside_c_code(
+    faulty: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, str(Path(__file__).parent / "command.py"), str(tmp_path), "step", "IN_C"]
+    monkeypatch.setattr(program, "COMMAND", command)
+    with faulty.running():
+        faulty.submit(ENDLESS_IMAGE)
+        until((tmp_path / "struck").exists)
+        assert faulty.engine_pid() in [process.pid for process in faulty.processes()]
+        faulty.kill()
+        assert faulty.processes() == []
 
 
 @pytest.mark.slow

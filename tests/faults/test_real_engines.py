@@ -14,7 +14,7 @@ from tests.faults.dictate import attempts, chat, image, node, outcome
 
 WORKER = Path(__file__).parent / "worker.py"
 POINTS = {"load": "chat", "prefill": "chat", "decode": "chat", "step": "image", "save": "image"}
-SIGNALS = ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGSTOP")
+SIGNALS = ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGSTOP", "IN_C")
 EVERYDAY = {("save", "SIGKILL")}  # that of chat is the poison below
 CASES = [
     pytest.param(point, name, id=f"{name} in {point}", marks=[] if (point, name) in EVERYDAY else pytest.mark.slow)

@@ -1,8 +1,10 @@
 """The real worker, with two seams: it loads models that bring their own code, and one fault strikes where the test
-says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has."""
+says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has. The signal `IN_C` is none: the
+process goes into C code that holds the interpreter and does not come back, so that no thread of it can do anything."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -19,7 +21,10 @@ def strike() -> None:
         os.close(os.open(Path(folder) / "struck", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    os.kill(os.getpid(), getattr(signal, name))
+    if name == "IN_C":
+        ctypes.PyDLL(None).sleep(3600)
+    else:
+        os.kill(os.getpid(), getattr(signal, name))
 
 
 def in_chat(point: str) -> None:
