@@ -83,6 +83,10 @@ class PromptCache:
     def nbytes(self) -> int:
         return int(self._caches.nbytes)
 
+    @property
+    def keeps(self) -> bool:
+        return self._max_bytes > 0
+
     def limit(self, max_bytes: int) -> None:
         """A new bound; what is over it goes, oldest first."""
         self._max_bytes = self._caches.max_bytes = max_bytes
@@ -91,7 +95,7 @@ class PromptCache:
     def fetch(self, ids: list[int]) -> tuple[list[Any] | None, int]:
         """A copy of the cache with the longest common prefix, and that prefix's length; at least one token of `ids`
         is always left to compute, since the model needs an input to say something."""
-        if self._max_bytes <= 0 or len(ids) < 2:
+        if not self.keeps or len(ids) < 2:
             return None, 0
         cache, rest = self._caches.fetch_nearest_cache("", ids)
         if cache is not None and not rest:
@@ -106,7 +110,7 @@ class PromptCache:
 
     def keep(self, ids: list[int], cache: list[Any], shared: Shared = "assistant") -> None:
         """Remember the cache of `ids`. One that is larger than the whole bound is not kept, nor are others evicted."""
-        if self._max_bytes <= 0 or sum(layer.nbytes for layer in cache) > self._max_bytes:
+        if not self.keeps or sum(layer.nbytes for layer in cache) > self._max_bytes:
             return
         # A row taken out of a batch is a lazy copy that holds the whole batch's memory until it is computed.
         mx.eval([layer.state for layer in cache])

@@ -1,5 +1,6 @@
 """The real worker, with two seams: it loads models that bring their own code, and one fault strikes where the test
-says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has."""
+says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has. Instead of a signal, MEMORY is an
+allocation that fails as on Metal; on the CPU it would be a SIGSEGV."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from herd_mcp.engines import worker
 
 
 def strike() -> None:
-    """Send the signal to this process, if no engine before it has done so."""
+    """The fault, if it did not strike an engine before this one."""
     folder, _, name = sys.argv[1:4]
     try:
         os.close(os.open(Path(folder) / "struck", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
+    if name == "MEMORY":
+        raise RuntimeError("[malloc_or_wait] Unable to allocate 8589934592 bytes.")
     os.kill(os.getpid(), getattr(signal, name))
 
 
