@@ -154,6 +154,7 @@ class ChatEngine:
             self._vocab_size = self._say_one_token()
         self._tell_early()
         self._defaults = model_defaults(self._chat.folder, self._vocab_size)
+        mx.synchronize()  # the batch goes on to a second token, which nobody wants
         return Ready(
             weights_bytes=self._chat.weights_bytes,
             active_bytes=mx.get_active_memory(),
@@ -296,6 +297,7 @@ class ChatEngine:
             emit(Step(work=self._work))
         for run, response in ended:  # waits for the step that is being computed
             self._keep_cache(run, response)
+        ended.clear()  # else the rows that ended are held until the next step
         if not self._runs:  # the turn at the GPU ends with the last run
             self._tell(endings, emit)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from herd_mcp.engines.memory import out_of_memory
+from herd_mcp.engines.memory import out_of_memory, set_limits
 from herd_mcp.jobs import ErrorCode, ImageRequest, Kind
-from herd_mcp.pipe import Done, EngineSpec, LoadFailed
+from herd_mcp.pipe import Done, EngineSpec, LoadFailed, Ready
 from herd_mcp.settings import GIB, MIB
 from tests.engines import scripted_model
-from tests.engines.counting_worker import SYSTEM_BYTES
-from tests.engines.pipe_client import EngineProcess, ask_chat
+from tests.engines.pipe_client import Answer, EngineProcess, ask_chat
 
 BUILTIN = Path(__file__).parents[2] / "herd_mcp" / "builtin"
 TESTS = Path(__file__).parents[1]
@@ -24,11 +26,6 @@ def spec(kind: Kind, **fields: object) -> EngineSpec:
     name = f"herd-tiny-{kind}"
     given = {"kind": kind, "model": name, "path": str(BUILTIN / name), "family": "builtin", **fields}
     return EngineSpec.model_validate(given)
-
-
-def scripted(folder: Path, **fields: object) -> EngineSpec:
-    path = str(scripted_model.build(folder))
-    return spec("chat", path=path, trust_remote_code=True, **fields)
 
 
 def counting(folder: Path) -> EngineProcess:
@@ -41,95 +38,174 @@ def failing(folder: Path, point: str) -> EngineProcess:
     return EngineProcess(folder / "log", (sys.executable, worker, str(folder), point, "MEMORY"))
 
 
-def limits_set(folder: Path) -> list[str]:
-    return (folder / "set").read_text().splitlines()
+@dataclass(frozen=True)
+class Counted:
+    """An engine on a device with a wired limit, and its readiness."""
+
+    folder: Path
+    engine: EngineProcess
+    ready: Ready
+
+    def limits_set(self) -> list[str]:
+        return (self.folder / "set").read_text().splitlines()
+
+    def draw(self, **fields: Any) -> Answer:
+        run = self.engine.start(ImageRequest(prompt="a red circle", **fields), str(self.folder / "image"))
+        return self.engine.answer(run)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counted]:
+    folder = tmp_path_factory.mktemp("chat")
+    path = str(scripted_model.build(folder / "model"))
+    with counting(folder) as engine:
+        ready = engine.load(spec("chat", path=path, trust_remote_code=True, prompt_cache_bytes=MIB))
+        yield Counted(folder, engine, ready)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counted]:
+    folder = tmp_path_factory.mktemp("image")
+    with counting(folder) as engine:
+        yield Counted(folder, engine, engine.load(spec("image", cache_limit_bytes=MIB)))
 
 
 # ── Limits ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", ["chat", "image"])
+def test_a_limit_takes_the_kept_conversations_while_a_chat_goes_on(chat: Counted) -> None:
+    engine = chat.engine
+    again = ask_chat("SAY:" + "kept " * 20)
+    engine.ask(again)
+    assert engine.ask(again).facts.cached_tokens > 0
+    long = engine.start(ask_chat("SAY:" + "x" * 2000))
+    engine.wait(lambda: engine.answers[long].deltas)
+    engine.limit(0, GIB)
+    engine.wait(chat.limits_set)
+    beside = engine.ask(again).facts
+    assert beside.cached_tokens == 0
+    assert beside.peak is not None
+    assert beside.peak.prompt_cache_bytes == 0
+    assert not engine.answers[long].endings
+    engine.limit(MIB)  # and back
+    assert engine.answer(long).text == "x" * 2000
+    engine.ask(again)
+    assert engine.ask(again).facts.cached_tokens > 0
+    assert chat.limits_set() == [f"set_memory_limit {GIB}"]
+
+
+def test_a_limit_does_not_wait_for_the_end_of_an_image(image: Counted) -> None:
+    engine = image.engine
+    run = engine.start(ImageRequest(prompt="a red circle", steps=200), str(image.folder / "image"))
+    engine.wait(lambda: any(delta.step == 1 for delta in engine.answers[run].deltas))
+    engine.limit(0, GIB)
+    engine.wait(lambda: image.limits_set()[1:])
+    assert not engine.answers[run].endings
+    engine.cancel(run)
+    engine.answer(run)
+    assert image.limits_set() == [f"set_cache_limit {MIB}", f"set_memory_limit {GIB}"]
+
+
+def test_no_engine_wires_memory_when_it_loads_and_works(chat: Counted, image: Counted) -> None:
+    chat.engine.ask(ask_chat("SAY:hello"))
+    assert isinstance(image.draw(steps=1).ending, Done)
+    assert "wired" not in "".join(chat.limits_set() + image.limits_set())
+
+
+def test_memory_is_wired_once_when_the_spec_says_so_and_all_limits_are_set_before_the_model_is_read(
+    tmp_path: Path,
+) -> None:
+    with counting(tmp_path) as engine:
+        limits = {"memory_limit_bytes": 2 * GIB, "cache_limit_bytes": 0, "wired_limit_bytes": GIB}
+        assert isinstance(engine.try_load(spec("chat", path="/nowhere", **limits)), LoadFailed)
+    expected = [f"set_memory_limit {2 * GIB}", "set_cache_limit 0", f"set_wired_limit {GIB}"]
+    assert (tmp_path / "set").read_text().splitlines() == expected
+
+
 @pytest.mark.parametrize(
-    ("asked", "wired"), [(0, []), (GIB, [GIB]), (2 * SYSTEM_BYTES, [SYSTEM_BYTES])], ids=["none", "some", "too much"]
+    ("device", "wired", "told"),
+    [
+        ({}, [], "has no such limit"),
+        ({"max_recommended_working_set_size": 2 * GIB}, [GIB], ""),
+        ({"max_recommended_working_set_size": MIB}, [MIB], ""),
+    ],
+    ids=["no limit", "room", "less than asked"],
 )
-def test_nothing_is_wired_unless_the_spec_says_so(tmp_path: Path, kind: Kind, asked: int, wired: list[int]) -> None:
-    with counting(tmp_path) as engine:
-        engine.load(spec(kind, wired_limit_bytes=asked))
-        request = ask_chat("Hello", max_tokens=4) if kind == "chat" else ImageRequest(prompt="a red circle", steps=1)
-        assert isinstance(engine.answer(engine.start(request, str(tmp_path / "image"))).ending, Done)
-    assert limits_set(tmp_path) == [f"set_wired_limit {limit}" for limit in wired]
+def test_no_more_is_wired_than_the_device_allows(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    device: dict[str, int],
+    wired: list[int],
+    told: str,
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(mx, "device_info", lambda: device)
+    monkeypatch.setattr(mx, "set_wired_limit", calls.append)
+    set_limits(spec("chat", wired_limit_bytes=GIB))
+    assert calls == wired
+    assert told in caplog.text
+    assert bool(caplog.text) is bool(told)
 
 
-@pytest.mark.skipif(mx.metal.is_available(), reason="this device has a wired limit")
-def test_a_device_without_a_wired_limit_says_so_in_the_log(tmp_path: Path) -> None:
+# ── What it holds ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_ready_engine_says_what_it_holds(tmp_path: Path, image: Counted) -> None:
     with EngineProcess(tmp_path / "log") as engine:
-        engine.load(scripted(tmp_path / "model", wired_limit_bytes=GIB))
-        assert engine.ask(ask_chat("SAY:hello")).text == "hello"
-    assert (tmp_path / "log").read_text().count("nothing is wired") == 1
+        readies = {"chat": engine.load(spec("chat")), "image": image.ready}
+    for kind, ready in readies.items():
+        files = (BUILTIN / f"herd-tiny-{kind}").rglob("*.safetensors")
+        in_files = sum(file.stat().st_size for file in files)
+        assert ready.weights_bytes == pytest.approx(in_files, rel=0.02)
+        assert ready.weights_bytes <= ready.active_bytes <= ready.weights_bytes + MIB / 2
+        assert ready.peak_bytes > ready.active_bytes
+        assert (ready.cache is not None) is (kind == "chat")
 
 
-def test_the_limits_of_the_spec_are_set_before_anything_is_loaded(tmp_path: Path) -> None:
-    with counting(tmp_path) as engine:
-        failed = engine.try_load(spec("chat", path="/nowhere", memory_limit_bytes=GIB, cache_limit_bytes=0))
-        assert isinstance(failed, LoadFailed)
-    assert limits_set(tmp_path) == [f"set_memory_limit {GIB}", "set_cache_limit 0"]
+def test_a_chat_tells_the_most_that_the_engine_worked_on_since_it_had_nothing_to_do(chat: Counted) -> None:
+    engine = chat.engine
+    long = engine.start(ask_chat("SAY:" + "x" * 1500))
+    engine.wait(lambda: engine.answers[long].deltas)
+    first = engine.ask(ask_chat("SAY:" + "y" * 300)).facts
+    last = engine.answer(long).facts
+    alone = engine.ask(ask_chat("SAY:z")).facts
+    assert first.peak is not None
+    assert last.peak is not None
+    assert alone.peak is not None
+    assert (first.peak.rows, last.peak.rows, alone.peak.rows) == (2, 2, 1)
+    assert first.peak.tokens > first.prompt_tokens + first.completion_tokens
+    for facts in (last, alone):
+        assert facts.peak is not None
+        assert facts.peak.tokens == facts.prompt_tokens + facts.completion_tokens
+        assert facts.peak.peak_bytes > facts.peak.active_bytes > chat.ready.weights_bytes
+    assert alone.peak.peak_bytes < last.peak.peak_bytes
 
 
-def test_a_limit_takes_the_kept_conversations_while_a_chat_goes_on(tmp_path: Path) -> None:
-    with counting(tmp_path) as engine:
-        engine.load(scripted(tmp_path / "model", prompt_cache_bytes=MIB))
-        again = ask_chat("SAY:" + "kept " * 20)
-        engine.ask(again)
-        assert engine.ask(again).facts.cached_tokens > 0
-        long = engine.start(ask_chat("SAY:" + "x" * 2000))
-        engine.wait(lambda: engine.answers[long].deltas)
-        engine.limit(0, GIB)
-        engine.wait(lambda: limits_set(tmp_path))
-        assert not engine.answers[long].endings
-        asked_beside = engine.ask(again)
-        assert asked_beside.facts.cached_tokens == 0
-        assert asked_beside.facts.peak is not None
-        assert asked_beside.facts.peak.prompt_cache_bytes == 0
-        assert not engine.answers[long].endings
-        assert engine.answer(long).text == "x" * 2000
-        engine.limit(MIB)  # and back
-        engine.ask(again)
-        assert engine.ask(again).facts.cached_tokens > 0
-    assert limits_set(tmp_path) == [f"set_memory_limit {GIB}"]
-
-
-def test_a_limit_does_not_wait_for_the_end_of_an_image(tmp_path: Path) -> None:
-    with counting(tmp_path) as engine:
-        engine.load(spec("image"))
-        run = engine.start(ImageRequest(prompt="a red circle", steps=200), str(tmp_path / "image"))
-        engine.wait(lambda: any(delta.step == 1 for delta in engine.answers[run].deltas))
-        engine.limit(0, GIB)
-        engine.wait(lambda: limits_set(tmp_path))
-        assert not engine.answers[run].endings
-        engine.cancel(run)
-        engine.answer(run)
-    assert limits_set(tmp_path) == [f"set_memory_limit {GIB}"]
+def test_an_image_tells_what_it_took_and_not_what_one_before_it_took(image: Counted) -> None:
+    peaks = [image.draw(steps=1, width=px, height=px).image_facts.peak for px in (64, 128, 64)]
+    first, large, last = (peak.peak_bytes for peak in peaks if peak is not None)
+    assert image.ready.active_bytes < first < large > last
+    assert last == pytest.approx(first, rel=0.1)
 
 
 # ── Grants ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_answer_ends_where_its_memory_does(tmp_path: Path) -> None:
-    with EngineProcess(tmp_path / "log") as engine:
-        engine.load(scripted(tmp_path / "model"))
-        request = ask_chat("SAY:" + "x" * 100)
-        whole = engine.ask(request)
-        assert (whole.text, whole.facts.finish_reason) == ("x" * 100, "stop")
-        prompt_tokens = whole.facts.prompt_tokens
-        cut = engine.ask(request, tokens=prompt_tokens + 7)
-        assert (cut.text, cut.facts.finish_reason) == ("x" * 7, "length")
-        assert engine.ask(ask_chat("SAY:" + "x" * 100, max_tokens=5), tokens=prompt_tokens + 7).text == "x" * 5
-        for tokens in (1, prompt_tokens):
-            error = engine.ask(request, tokens=tokens).error
-            assert error.code is ErrorCode.INSUFFICIENT_MEMORY
-            assert error.details == {"prompt_tokens": prompt_tokens}
-            assert f"{prompt_tokens} tokens" in error.message
-        assert engine.ask(request, tokens=prompt_tokens + 1).text == "x"
+def test_an_answer_ends_where_its_memory_does(chat: Counted) -> None:
+    engine = chat.engine
+    request = ask_chat("SAY:" + "x" * 100)
+    whole = engine.ask(request)
+    assert (whole.text, whole.facts.finish_reason) == ("x" * 100, "stop")
+    prompt_tokens = whole.facts.prompt_tokens
+    cut = engine.ask(request, tokens=prompt_tokens + 7)
+    assert (cut.text, cut.facts.finish_reason) == ("x" * 7, "length")
+    assert engine.ask(ask_chat("SAY:" + "x" * 100, max_tokens=5), tokens=prompt_tokens + 7).text == "x" * 5
+    assert engine.ask(request, tokens=prompt_tokens + 1).text == "x"
+    for tokens in (1, prompt_tokens):
+        error = engine.ask(request, tokens=tokens).error
+        assert error.code is ErrorCode.INSUFFICIENT_MEMORY
+        assert error.details == {"prompt_tokens": prompt_tokens}
+        assert f"{prompt_tokens} tokens" in error.message
 
 
 # ── Out of memory ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,14 +221,13 @@ def test_a_step_without_memory_ends_the_engine_and_says_why(tmp_path: Path) -> N
         assert engine.process.wait(30) == 1
 
 
-def test_a_model_that_memory_does_not_hold_is_not_loaded_and_says_why(tmp_path: Path) -> None:
-    for kind in ("chat", "image"):
-        (tmp_path / kind).mkdir()
-        with failing(tmp_path / kind, "load") as engine:
-            failed = engine.try_load(spec(kind))
-            assert isinstance(failed, LoadFailed)
-            assert failed.error.code is ErrorCode.INSUFFICIENT_MEMORY
-            assert engine.process.wait(30) == 1
+@pytest.mark.parametrize("kind", ["chat", pytest.param("image", marks=pytest.mark.slow)])
+def test_a_model_that_memory_does_not_hold_is_not_loaded_and_says_why(tmp_path: Path, kind: Kind) -> None:
+    with failing(tmp_path, "load") as engine:
+        failed = engine.try_load(spec(kind))
+        assert isinstance(failed, LoadFailed)
+        assert failed.error.code is ErrorCode.INSUFFICIENT_MEMORY
+        assert engine.process.wait(30) == 1
 
 
 def test_an_image_without_memory_fails_alone(tmp_path: Path) -> None:
