@@ -13,15 +13,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 import mlx_lm.generate  # noqa: F401 (the package exports a function under the module's name: see sys.modules below)
 
+from herd_mcp.engines.cache_shape import shape_of
 from herd_mcp.engines.chat_model import ChatModel, load_chat_model
-from herd_mcp.engines.chat_speech import Piece, Speech, text_machine
+from herd_mcp.engines.chat_speech import FinishReason, Piece, Speech, text_machine
 from herd_mcp.engines.checkpoint import damaged
 from herd_mcp.engines.engine import Emit, Report
+from herd_mcp.engines.memory import Most, keep_to
 from herd_mcp.engines.prompt_cache import PromptCache, forgets
 from herd_mcp.engines.sampling import Choice, choose, model_defaults, processors_of, sampler_of
 from herd_mcp.engines.text import Prompt, least_tokens, render, shared_ends
@@ -33,6 +35,7 @@ from herd_mcp.pipe import (
     Done,
     EngineSpec,
     Limit,
+    Peak,
     Ready,
     RunCancelled,
     RunDelta,
@@ -84,7 +87,12 @@ class _Run:
     first_token_s: float = 0.0
     last_token_s: float = 0.0
 
-    def facts(self, finish_reason: Literal["stop", "length", "tool_calls"]) -> ChatFacts:
+    @property
+    def held_tokens(self) -> int:
+        """What its row of the caches is filled with."""
+        return self.cached_tokens + self.prefilled_tokens + self.completion_tokens
+
+    def facts(self, finish_reason: FinishReason, peak: Peak) -> ChatFacts:
         return ChatFacts(
             finish_reason=finish_reason,
             prompt_tokens=self.prompt_tokens,
@@ -92,7 +100,11 @@ class _Run:
             completion_tokens=self.completion_tokens,
             prefill_s=max(0.0, self.first_token_s - self.prefill_began_s),
             decode_s=max(0.0, self.last_token_s - self.first_token_s),
+            peak=peak,
         )
+
+
+_Ending = tuple[_Run, FinishReason | ErrorInfo]
 
 
 class ChatEngine:
@@ -117,6 +129,7 @@ class ChatEngine:
         """What is still in the batch of runs that were cancelled."""
         self._prefill_tokens_per_s = 0.0
         self._told_s = 0.0
+        self._most = Most()
 
     # ── loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,7 +141,7 @@ class ChatEngine:
         self._eos = _generate.make_stop_sequences(self._chat.tokenizer)
         self._machines = {tools: text_machine(self._chat.tokenizer, tools=tools) for tools in (False, True)}
         self._cache = PromptCache(spec.prompt_cache_bytes)
-        self._forgets = spec.prompt_cache_bytes > 0 and forgets(self._chat.model)
+        self._forgets = forgets(self._chat.model)
         self._most_prompts = min(PREFILL_BATCH, spec.max_batch)
         self._batch = _generate.BatchGenerator(
             self._chat.model,
@@ -141,11 +154,13 @@ class ChatEngine:
             self._vocab_size = self._say_one_token()
         self._tell_early()
         self._defaults = model_defaults(self._chat.folder, self._vocab_size)
+        mx.synchronize()  # the batch goes on to a second token, which nobody wants
         return Ready(
             weights_bytes=self._chat.weights_bytes,
             active_bytes=mx.get_active_memory(),
             peak_bytes=mx.get_peak_memory(),
             context_tokens=self._chat.context_tokens,
+            cache=shape_of(self._chat.model, PREFILL_CHUNK_TOKENS),
         )
 
     def _say_one_token(self) -> int:
@@ -186,7 +201,9 @@ class ChatEngine:
         if limit is not None:
             self._check_length(len(prompt.ids), limit)
             max_tokens = min(max_tokens, limit - len(prompt.ids))
-        ends = shared_ends(self._chat.tokenizer, request, prompt) if self._forgets else ()
+        if start.tokens:
+            max_tokens = min(max_tokens, self._granted(len(prompt.ids), start.tokens))
+        ends = shared_ends(self._chat.tokenizer, request, prompt) if self._forgets and self._cache.keeps else ()
         return Prepared(prompt, choice, max_tokens, request.stop, ends)
 
     def _check_length(self, tokens: int, limit: int, about: str = "") -> None:
@@ -199,12 +216,26 @@ class ChatEngine:
                 details={"prompt_tokens": tokens, "context_tokens": limit},
             )
 
+    def _granted(self, prompt_tokens: int, granted_tokens: int) -> int:
+        """The tokens of an answer that memory was reserved for, at least one."""
+        if prompt_tokens >= granted_tokens:
+            raise HerdError(
+                ErrorCode.INSUFFICIENT_MEMORY,
+                f"The conversation has {prompt_tokens} tokens, and memory was reserved for {granted_tokens} tokens "
+                "together with its answer.",
+                "Shorten it, or send it again when less is running.",
+                details={"prompt_tokens": prompt_tokens},
+            )
+        return granted_tokens - prompt_tokens
+
     def admit(self, start: Start, prepared: Prepared) -> None:
         """Join the batch; prefill begins with the next step.
 
         A seeded request does not use the prompt cache: a cached prefix is computed in other pieces, which changes the
         last bits of the numbers and so, now and then, a token.
         """
+        if not self._runs:
+            self._most.begin()
         ids = prepared.prompt.ids
         cache, cached = (None, 0) if prepared.choice.seed is not None else self._cache.fetch(ids)
         speech = Speech(
@@ -245,7 +276,7 @@ class ChatEngine:
         """One token for every stream, told at once, then at most one chunk of prompts."""
         self._empty_seats()
         began_s = self._told_s = time.perf_counter()
-        endings: list[Done | RunFailed] = []
+        endings: list[_Ending] = []
         ended: list[tuple[_Run, Any]] = []
         self._on_said = lambda said: self._say(said, emit, endings, ended)
         self._batch.prefill_batch_size = self._prefill_seats()
@@ -261,12 +292,14 @@ class ChatEngine:
             run.prefilled_tokens = max(run.prefilled_tokens, response.progress[0])
             if response.end_of_segment and run.ends_ahead:
                 self._keep_shared(run)
-        if prefilled:
+        if prefilled:  # else nobody joined
+            self._most.saw(rows=len(self._batch._prompt_batch) + len(self._batch._generation_batch))
             emit(Step(work=self._work))
         for run, response in ended:  # waits for the step that is being computed
             self._keep_cache(run, response)
+        ended.clear()  # else the rows that ended are held until the next step
         if not self._runs:  # the turn at the GPU ends with the last run
-            _tell(endings, emit)
+            self._tell(endings, emit)
 
     def _prefill_seats(self) -> int:
         """How many prompts the coming step computes.
@@ -314,7 +347,7 @@ class ChatEngine:
 
         generation.next = next_
 
-    def _say(self, said: list[Any], emit: Emit, endings: list[Done | RunFailed], ended: list[tuple[_Run, Any]]) -> None:
+    def _say(self, said: list[Any], emit: Emit, endings: list[_Ending], ended: list[tuple[_Run, Any]]) -> None:
         now_s = self._told_s = time.perf_counter()
         self._work += len(said)
         deltas: list[RunDelta] = []
@@ -327,18 +360,16 @@ class ChatEngine:
                 ended.append((run, response))
         emit(Step(work=self._work, runs=tuple(deltas)))
         if self._runs:
-            _tell(endings, emit)
+            self._tell(endings, emit)
 
     def limit(self, limit: Limit) -> None:
         self._cache.limit(limit.prompt_cache_bytes)
-        if limit.memory_limit_bytes:
-            mx.set_memory_limit(limit.memory_limit_bytes)
-        mx.clear_cache()
+        keep_to(limit)
 
     def rest(self) -> None:
         mx.clear_cache()
 
-    def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[Done | RunFailed]) -> bool:
+    def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[_Ending]) -> bool:
         """Turn one token of one run into its delta, and end the run where that token ends it. Whether it did."""
         try:
             # The token that ends an answer is a marker and not part of it.
@@ -352,10 +383,10 @@ class ChatEngine:
                 deltas.append(RunDelta(run=run.number, text=piece.text, reasoning=piece.reasoning, tool_calls=calls))
             if not ended:
                 return False
-            endings.append(Done(run=run.number, facts=run.facts(reason)))
+            endings.append((run, reason))
         except Exception as error:
             message = f"The answer could not be put into words: {type(error).__name__}: {error}"
-            endings.append(RunFailed(run=run.number, error=ErrorInfo(code=ErrorCode.INTERNAL, message=message)))
+            endings.append((run, ErrorInfo(code=ErrorCode.INTERNAL, message=message)))
         self._forget(run)
         return True
 
@@ -378,9 +409,17 @@ class ChatEngine:
             self._leaving = []
 
     def _forget(self, run: _Run) -> None:
+        self._most.saw(tokens=run.held_tokens)
         del self._runs[run.number], self._by_uid[run.uid]
 
-
-def _tell(endings: list[Done | RunFailed], emit: Emit) -> None:
-    for ending in endings:
-        emit(ending)
+    def _tell(self, endings: list[_Ending], emit: Emit) -> None:
+        if not endings:
+            return
+        for run in self._runs.values():
+            self._most.saw(tokens=run.held_tokens)
+        peak = self._most.peak(self._cache.nbytes)
+        for run, how in endings:
+            if isinstance(how, ErrorInfo):
+                emit(RunFailed(run=run.number, error=how))
+            else:
+                emit(Done(run=run.number, facts=run.facts(how, peak)))

@@ -17,6 +17,7 @@ from herd_mcp.engines.image_picture import cut, read_picture
 from herd_mcp.engines.image_png import describe, write_png
 from herd_mcp.engines.image_registry import Family
 from herd_mcp.engines.image_request import Drawing, plan
+from herd_mcp.engines.memory import Most, keep_to, out_of_memory
 from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError, ImageRequest
 from herd_mcp.pipe import (
@@ -122,6 +123,7 @@ class ImageEngine:
         self._cancelled: set[int] = set()
         self._watcher = _Watcher(turn)
         self._work = 0
+        self._most = Most()
 
     # ── Loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -218,11 +220,8 @@ class ImageEngine:
         emit(outcome)
 
     def limit(self, limit: Limit) -> None:
-        import mlx.core as mx
-
-        if limit.memory_limit_bytes:
-            mx.set_memory_limit(limit.memory_limit_bytes)
-        mx.clear_cache()
+        self._drop_prompts()
+        keep_to(limit)
 
     def rest(self) -> None:
         import mlx.core as mx
@@ -240,6 +239,7 @@ class ImageEngine:
 
         run = _Run(prepared.drawing, send, lambda: number in self._cancelled, number)
         started = time.monotonic()
+        self._most.begin()
         picture: Path | None = None  # mflux takes pictures as files
         try:
             if run.stopped():
@@ -285,9 +285,12 @@ class ImageEngine:
             return self._model.generate_image(**run.drawing.arguments(self._taken, picture)).image
         finally:
             self._watcher.run = None
-            prompts = getattr(self._model, "prompt_cache", None)
-            if isinstance(prompts, dict) and len(prompts) > MAX_CACHED_PROMPTS:
-                prompts.clear()  # mflux keeps the encoding of every prompt for ever
+            self._drop_prompts(MAX_CACHED_PROMPTS)  # mflux keeps the encoding of every prompt for ever
+
+    def _drop_prompts(self, most: int = 0) -> None:
+        prompts = getattr(self._model, "prompt_cache", None)
+        if isinstance(prompts, dict) and len(prompts) > most:
+            prompts.clear()
 
     def _facts(self, run: _Run, size: tuple[int, int], started: float) -> ImageFacts:
         return ImageFacts(
@@ -298,6 +301,7 @@ class ImageEngine:
             guidance=run.config.guidance if self._family.takes_guidance else None,
             quantize=self._model.bits,
             run_s=time.monotonic() - started,
+            peak=self._most.peak(),
         )
 
 
@@ -316,7 +320,7 @@ def _failure(error: Exception, begun: bool) -> ErrorInfo:
         return error.info
     if isinstance(error, OSError):
         return _disk(error).info
-    if image_load.out_of_memory(error):
+    if out_of_memory(error):
         return ErrorInfo(
             code=ErrorCode.INSUFFICIENT_MEMORY,
             message=f"There was not enough memory for this image: {error}",

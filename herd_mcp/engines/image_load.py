@@ -10,6 +10,7 @@ from typing import Any
 
 from herd_mcp.engines import image_registry
 from herd_mcp.engines.image_registry import BUILTIN, Family
+from herd_mcp.engines.memory import out_of_memory
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.pipe import EngineSpec
 
@@ -128,11 +129,6 @@ def not_loaded(spec: EngineSpec, family: Family, error: Exception) -> HerdError:
     if isinstance(error, OSError | ValueError):  # ValueError: shapes that do not fit each other
         return HerdError(ErrorCode.MODEL_INCOMPLETE, text, "Download it again.")
     return HerdError(ErrorCode.INTERNAL, text, "The log of the engine says more.")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """MLX has no type of its own for it."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error).lower())
 
 
 def read_weights(model: Any, report: Callable[[float], None]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -38,6 +39,14 @@ def _layer_forgets(layer: Any) -> bool:
         return any(_layer_forgets(inner) for inner in layer.caches)
     # A window says that it can be cut for as long as it is not full.
     return isinstance(layer, RotatingKVCache | ArraysCache) or not layer.is_trimmable()
+
+
+def _states(cache: Iterable[Any]) -> Iterator[ArraysCache]:
+    for layer in cache:
+        if isinstance(layer, CacheList):
+            yield from _states(layer.caches)
+        elif isinstance(layer, ArraysCache):
+            yield layer
 
 
 class _Trie(PromptTrie):  # type: ignore[misc]
@@ -83,6 +92,10 @@ class PromptCache:
     def nbytes(self) -> int:
         return int(self._caches.nbytes)
 
+    @property
+    def keeps(self) -> bool:
+        return self._max_bytes > 0
+
     def limit(self, max_bytes: int) -> None:
         """A new bound; what is over it goes, oldest first."""
         self._max_bytes = self._caches.max_bytes = max_bytes
@@ -91,7 +104,7 @@ class PromptCache:
     def fetch(self, ids: list[int]) -> tuple[list[Any] | None, int]:
         """A copy of the cache with the longest common prefix, and that prefix's length; at least one token of `ids`
         is always left to compute, since the model needs an input to say something."""
-        if self._max_bytes <= 0 or len(ids) < 2:
+        if not self.keeps or len(ids) < 2:
             return None, 0
         cache, rest = self._caches.fetch_nearest_cache("", ids)
         if cache is not None and not rest:
@@ -106,8 +119,11 @@ class PromptCache:
 
     def keep(self, ids: list[int], cache: list[Any], shared: Shared = "assistant") -> None:
         """Remember the cache of `ids`. One that is larger than the whole bound is not kept, nor are others evicted."""
-        if self._max_bytes <= 0 or sum(layer.nbytes for layer in cache) > self._max_bytes:
+        if not self.keeps or sum(layer.nbytes for layer in cache) > self._max_bytes:
             return
-        # A row taken out of a batch is a lazy copy that holds the whole batch's memory until it is computed.
+        # A row taken out of a batch holds the whole batch's memory until it is copied and computed. mlx-lm copies keys
+        # and values and not states.
+        for states in _states(cache):
+            states.cache = [None if state is None else mx.contiguous(state) for state in states.cache]
         mx.eval([layer.state for layer in cache])
         self._caches.insert_cache("", list(ids), cache, cache_type=shared)

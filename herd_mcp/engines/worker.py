@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn
 
@@ -126,8 +127,10 @@ class Runs:
         with self._lock:
             return list(self._phase) == [run]
 
-    def fail_all(self, why: str) -> None:
+    def fail_all(self, error: Exception) -> None:
         """Fail every open run; `details.admitted` tells which of them the engine was working on."""
+        why = _describe(error)
+        what = "ran out of memory" if _out_of_memory(error) else "failed"
         with self._lock:
             for run, phase in list(self._phase.items()):
                 self.emit(
@@ -135,7 +138,7 @@ class Runs:
                         run=run,
                         error=ErrorInfo(
                             code=ErrorCode.ENGINE_CRASHED,
-                            message=f"The engine failed while it worked: {why}.",
+                            message=f"The engine {what} while it worked: {why}.",
                             hint="Send it again; the engine is started anew.",
                             retryable=True,
                             details={"admitted": phase == "admitted"},
@@ -153,7 +156,9 @@ class Worker:
         self._runs = Runs(outbox)
         self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self._unprepared: queue.SimpleQueue[Start] = queue.SimpleQueue()
-        self._inbox: queue.SimpleQueue[tuple[Start, Any] | Cancel | Limit] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Start, Any] | Cancel | None] = queue.SimpleQueue()
+        """None only wakes the main thread."""
+        self._limits: deque[Limit] = deque()
         self._engine: Engine | None = None
         self._turn: Turn
 
@@ -178,6 +183,7 @@ class Worker:
 
         try:
             self._turn = make_turn(load.spec, self._outbox)
+            set_limits(load.spec)
             report(0.0)
             engine = make_engine(load.spec.kind, self._turn)
             ready = engine.load(load.spec, report)
@@ -187,8 +193,11 @@ class Worker:
         except Exception as error:
             traceback.print_exc()
             message = f"The model {load.spec.model} did not load: {_describe(error)}."
-            hint = "The engine's log has the whole story."
-            self._end_unloaded(load, ErrorInfo(code=ErrorCode.INTERNAL, message=message, hint=hint))
+            if _out_of_memory(error):
+                code, hint = ErrorCode.INSUFFICIENT_MEMORY, "Close other programs, or take a smaller model."
+            else:
+                code, hint = ErrorCode.INTERNAL, "The engine's log has the whole story."
+            self._end_unloaded(load, ErrorInfo(code=code, message=message, hint=hint))
         self._outbox.send(ready)
         return engine
 
@@ -206,18 +215,18 @@ class Worker:
             self._obey(engine, self._await_command(engine))
             busy = True
 
-    def _await_command(self, engine: Engine) -> tuple[Start, Any] | Cancel | Limit:
+    def _await_command(self, engine: Engine) -> tuple[Start, Any] | Cancel | None:
         with contextlib.suppress(queue.Empty):
             return self._inbox.get(timeout=REST_AFTER_S)
         engine.rest()
         return self._inbox.get()
 
-    def _obey(self, engine: Engine, command: tuple[Start, Any] | Cancel | Limit) -> None:
+    def _obey(self, engine: Engine, command: tuple[Start, Any] | Cancel | None) -> None:
+        self._keep_to_limits(engine)
+        if command is None:
+            return
         if isinstance(command, Cancel):
             engine.cancel(command.run)
-            return
-        if isinstance(command, Limit):
-            engine.limit(command)
             return
         start, prepared = command
         if not self._runs.admit(start.run):
@@ -240,7 +249,7 @@ class Worker:
             return True
         except Exception as error:
             traceback.print_exc()
-            self._runs.fail_all(_describe(error))
+            self._runs.fail_all(error)
             _end(EXIT_FAILED)
 
     def _emit(self, message: Message) -> None:
@@ -248,6 +257,12 @@ class Worker:
             # The node watches an engine only while it has runs: one without may not keep others waiting.
             self._turn.give()
         self._runs.emit(message)
+        if self._engine is not None:  # an image is one step, and a limit may not wait for its end
+            self._keep_to_limits(self._engine)
+
+    def _keep_to_limits(self, engine: Engine) -> None:
+        while self._limits:
+            engine.limit(self._limits.popleft())
 
     # ── other threads ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -281,7 +296,8 @@ class Worker:
                 elif isinstance(command, Cancel):
                     self._cancel(command)
                 elif isinstance(command, Limit):
-                    self._inbox.put(command)
+                    self._limits.append(command)
+                    self._inbox.put(None)
         except BaseException:
             traceback.print_exc()
             _end(EXIT_FAILED)
@@ -326,6 +342,18 @@ class Worker:
 # ── Small parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def set_limits(spec: EngineSpec) -> None:
+    from herd_mcp.engines import memory
+
+    memory.set_limits(spec)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    from herd_mcp.engines import memory
+
+    return memory.out_of_memory(error)
+
+
 def make_turn(spec: EngineSpec, outbox: Outbox) -> Turn:
     import mlx.core as mx
 
@@ -367,7 +395,8 @@ def _error_info(error: Exception) -> ErrorInfo:
     if isinstance(error, HerdError):
         return error.info
     traceback.print_exception(error)
-    return ErrorInfo(code=ErrorCode.INTERNAL, message=f"The request could not be run: {_describe(error)}.")
+    code = ErrorCode.INSUFFICIENT_MEMORY if _out_of_memory(error) else ErrorCode.INTERNAL
+    return ErrorInfo(code=code, message=f"The request could not be run: {_describe(error)}.")
 
 
 def _end(code: int) -> NoReturn:

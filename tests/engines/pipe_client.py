@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from herd_mcp.pipe import (
     Done,
     EngineSpec,
     ImageFacts,
+    Limit,
     Load,
     LoadFailed,
     LoadingNow,
@@ -33,6 +34,7 @@ from herd_mcp.pipe import (
 )
 
 LIMIT_S = 60.0
+WORKER = (sys.executable, "-m", "herd_mcp.engines.worker")
 _T = TypeVar("_T")
 
 
@@ -79,9 +81,9 @@ class Answer:
 
 
 class EngineProcess:
-    """`python -m herd_mcp.engines.worker` with a reader thread. Use as a context manager."""
+    """A worker with a reader thread. Use as a context manager."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, command: Sequence[str] = WORKER) -> None:
         self.messages: list[Message] = []
         self.answers: dict[int, Answer] = {}
         self.log = log
@@ -92,7 +94,7 @@ class EngineProcess:
         self._next_run = 0
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "herd_mcp.engines.worker"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -132,24 +134,28 @@ class EngineProcess:
         self.wait(lambda: any(isinstance(message, (Ready, LoadFailed)) for message in self.messages))
         return next(message for message in self.messages if isinstance(message, (Ready, LoadFailed)))
 
-    def start(self, request: Request, spool: str = "") -> int:
+    def start(self, request: Request, spool: str = "", tokens: int = 0) -> int:
         run = self._next_run
         self._next_run += 1
         with self._changed:
             self.answers[run] = Answer()
-        self.send_line(Start(run=run, request=request, spool=spool).model_dump_json().encode())
+        self.send_line(Start(run=run, request=request, spool=spool, tokens=tokens).model_dump_json().encode())
         return run
 
     def cancel(self, run: int) -> None:
         self.send_line(Cancel(run=run).model_dump_json().encode())
+
+    def limit(self, prompt_cache_bytes: int, memory_limit_bytes: int = 0) -> None:
+        limit = Limit(prompt_cache_bytes=prompt_cache_bytes, memory_limit_bytes=memory_limit_bytes)
+        self.send_line(limit.model_dump_json().encode())
 
     def answer(self, run: int) -> Answer:
         """The whole answer, once it has ended."""
         self.wait(lambda: self.answers[run].endings)
         return self.answers[run]
 
-    def ask(self, request: Request) -> Answer:
-        return self.answer(self.start(request))
+    def ask(self, request: Request, tokens: int = 0) -> Answer:
+        return self.answer(self.start(request, tokens=tokens))
 
     def wait(self, condition: Callable[[], _T]) -> _T:
         """Until `condition` holds; an AssertionError when the process ends before or LIMIT_S pass."""

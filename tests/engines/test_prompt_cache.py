@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx_lm.models.cache import KVCache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache
 
 from herd_mcp.engines.prompt_cache import PromptCache
 from herd_mcp.pipe import EngineSpec
@@ -128,3 +128,19 @@ def test_a_new_conversation_beside_long_ones_is_looked_up_at_once() -> None:
     _, cached = cache.fetch([*begin, 2000, 2001])
     assert cached == len(begin)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda state: state, lambda state: CacheList(state, KVCache())], ids=["bare", "listed"]
+)
+def test_a_kept_state_does_not_hold_the_batch_that_it_was_a_row_of(wrap: Callable[[ArraysCache], Any]) -> None:
+    before_bytes = mx.get_active_memory()
+    batch = ArraysCache(1)
+    batch[0] = mx.ones((16, 1 << 16))
+    mx.eval(batch.state)
+    row = batch.extract(3)
+    kept = PromptCache(1 << 30)
+    kept.keep([1, 2], [wrap(row)])
+    del batch, row
+    assert kept.nbytes == 4 << 16
+    assert mx.get_active_memory() - before_bytes < 2 * kept.nbytes

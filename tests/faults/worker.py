@@ -1,6 +1,7 @@
 """The real worker, with two seams: it loads models that bring their own code, and one fault strikes where the test
-says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has. The signal `IN_C` is none: the
-process goes into C code that holds the interpreter and does not come back, so that no thread of it can do anything."""
+says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has. Two are no signals: with `IN_C` the
+process goes into C code that holds the interpreter and does not come back, so that no thread of it can do anything;
+`MEMORY` is an allocation that fails as on Metal (on the CPU it would be a SIGSEGV)."""
 
 from __future__ import annotations
 
@@ -15,12 +16,14 @@ from herd_mcp.engines import worker
 
 
 def strike() -> None:
-    """Send the signal to this process, if no engine before it has done so."""
+    """The fault, if it did not strike an engine before this one."""
     folder, _, name = sys.argv[1:4]
     try:
         os.close(os.open(Path(folder) / "struck", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
+    if name == "MEMORY":
+        raise RuntimeError("[malloc_or_wait] Unable to allocate 8589934592 bytes.")
     if name == "IN_C":
         ctypes.PyDLL(None).sleep(3600)
     else:
