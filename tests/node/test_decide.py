@@ -73,11 +73,11 @@ def gone(state: State, model: str = "a", reason: str = "it was killed") -> list[
     return play(state, Exited(EngineKey(model), engine.generation, reason))
 
 
-def done(state: State, run: int, model: str = "a") -> list[Effect]:
+def done(state: State, run: int, model: str = "a", now: float = 0.0) -> list[Effect]:
     engine = state.lanes[EngineKey(model)].engine
     assert engine is not None
     facts = pipe.ImageFacts(width=64, height=64, steps=4, seed=1, guidance=None, quantize=None, run_s=1.0)
-    return play(state, Heard(EngineKey(model), engine.generation, pipe.Done(run=run, facts=facts)))
+    return play(state, Heard(EngineKey(model), engine.generation, pipe.Done(run=run, facts=facts)), now=now)
 
 
 def test_a_job_is_not_started_before_it_is_released() -> None:
@@ -122,13 +122,13 @@ def test_an_idle_engine_makes_room_and_the_next_starts_only_when_it_is_gone() ->
     assert [start.key.model for start in started(gone(state))] == ["b"]
 
 
-def test_a_busy_engine_is_not_ended_and_starts_nothing_younger_than_the_job_that_waits_for_room() -> None:
+def test_a_busy_engine_is_not_ended_and_when_its_turn_is_over_starts_nothing_younger_than_the_job_that_waits() -> None:
     state = new_state()
     play(state, submit("j1"), Release("j1"))
     run = begun(ready(state))[0]
     assert ended(play(state, submit("j2", "b"), Release("j2"))) == []
     play(state, submit("j3", "a"), Release("j3"), now=1.0)
-    effects = done(state, run)
+    effects = done(state, run, now=1.0)
     assert begun(effects) == []
     assert ended(effects) == ["a"]
 
