@@ -57,12 +57,15 @@ def end(key: EngineKey, engine: Engine, reason: str) -> EndEngine:
 def settle(state: State) -> None:
     """Engines give back what nothing runs for, and take what runs need by what is known now, as far as there is."""
     free_bytes = state.limits.budget_bytes - state.reserved_bytes
-    for lane, engine in state.engines():
-        if engine.phase == "ready" and not engine.condemned:
-            needed = lane.plan.needs.bytes_for([run.size for run in engine.running.values()])
-            more = min(needed - engine.reserved_bytes, free_bytes)
-            engine.reserved_bytes += more
-            free_bytes -= more
+    changes = [
+        (lane.plan.needs.bytes_for([run.size for run in engine.running.values()]) - engine.reserved_bytes, engine)
+        for lane, engine in state.engines()
+        if engine.phase == "ready" and not engine.condemned
+    ]
+    for more, engine in sorted(changes, key=lambda change: change[0]):
+        more = min(more, free_bytes)
+        engine.reserved_bytes += more
+        free_bytes -= more
 
 
 @dataclass(slots=True)

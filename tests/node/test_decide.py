@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from herd_mcp import pipe
-from herd_mcp.jobs import ErrorCode, ErrorInfo, ImageRequest
+from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, ImageRequest, Kind
 from herd_mcp.node.decide import decide, next_tick_at
 from herd_mcp.node.events import (
     Cancel,
@@ -28,6 +28,8 @@ from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.memory import Needs
 
 LIMITS = Limits(queue_limit=3, idle_unload_s=300, load_timeout_s=60, engine_stall_s=30, budget_bytes=100)
+DRAW = ImageRequest(prompt="x")
+TALK = ChatRequest.model_validate({"messages": [{"role": "user", "content": "x"}], "max_tokens": 10})
 READY = pipe.Ready(weights_bytes=1, active_bytes=1, peak_bytes=1)
 
 
@@ -35,10 +37,24 @@ def new_state(limits: Limits = LIMITS) -> State:
     return State(node="here", limits=limits)
 
 
-def submit(job_id: str, model: str = "a", *, reserve: int = 60, capacity: int = 1, timeout_s: float = 1e9) -> Submit:
-    spec = pipe.EngineSpec(kind="image", model=model, path=f"/{model}")
-    plan = Plan(EngineKey(model), spec, Needs(reserve), capacity=capacity)
-    return Submit(job_id, 1, ImageRequest(prompt="x"), plan, spool="/spool", timeout_s=timeout_s)
+def submit(
+    job_id: str,
+    model: str = "a",
+    *,
+    reserve: int = 60,
+    capacity: int = 1,
+    timeout_s: float = 1e9,
+    size: int = 0,
+    plan: Plan | None = None,
+) -> Submit:
+    plan = plan or plan_of(model, Needs(reserve), capacity)
+    request = TALK if plan.spec.kind == "chat" else DRAW
+    return Submit(job_id, 1, request, plan, spool="/spool", timeout_s=timeout_s, size=size)
+
+
+def plan_of(model: str, needs: Needs, capacity: int = 1, *, kind: Kind = "image", pinned: bool = False) -> Plan:
+    spec = pipe.EngineSpec(kind=kind, model=model, path=f"/{model}")
+    return Plan(EngineKey(model), spec, needs, capacity, pinned)
 
 
 def play(state: State, *events: Event, now: float = 0.0) -> list[Effect]:
