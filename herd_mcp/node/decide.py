@@ -7,10 +7,11 @@ its time. Then who runs next (`schedule.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from herd_mcp import pipe
 from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loading, Queued
-from herd_mcp.node import memory
+from herd_mcp.node.admission import counted_size, never, too_short
 from herd_mcp.node.events import (
     Cancel,
     Close,
@@ -29,10 +30,12 @@ from herd_mcp.node.events import (
     Unload,
     Warm,
 )
-from herd_mcp.node.lanes import Engine, EngineKey, Lane, Run, State
+from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, Run, State
 from herd_mcp.node.outcome import completed, deltas
 from herd_mcp.node.protocol import check, overdue
-from herd_mcp.node.schedule import end, schedule, tell
+from herd_mcp.node.room import end
+from herd_mcp.node.schedule import drop, forget, idle, schedule, tell
+from herd_mcp.node.words import busy, crashed, draining, interrupted
 
 
 def decide(state: State, event: Event, now: float) -> list[Effect]:
@@ -60,8 +63,10 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             _forgive(state, seconds, now)
         case Measured(level):
             state.level = level
-        case Warm() | Unload():
-            pass
+        case Warm(plan):
+            effects += _warm(state, plan)
+        case Unload(key):
+            _unload(state, key)
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
     plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow | pipe.WaitingForTurn)
     if not plain and not state.closed:
@@ -83,8 +88,10 @@ def next_tick_at(state: State) -> float | None:
             times += [
                 run.let_go_at + limits.engine_stall_s for run in engine.running.values() if run.let_go_at is not None
             ]
-        elif limits.idle_unload_s and not lane.waiting:
-            times.append(engine.last_used_at + limits.idle_unload_s)
+        elif (idle_s := lane.idle_unload_s(limits)) and not lane.waiting:
+            times.append(engine.last_used_at + idle_s)
+    if state.claim_at is not None:
+        times.append(state.claim_at)
     return min(times, default=None)
 
 
@@ -95,17 +102,14 @@ def _submit(state: State, event: Submit, now: float) -> list[Effect]:
     plan = event.plan
     lane = state.lanes.get(plan.key)
     if state.closed or (state.draining and not event.forced):
-        return [Refuse(event.job_id, interrupted() if event.forced else _draining())]
-    needed_bytes = plan.needs.bytes_for([event.size])
-    if needed_bytes > state.limits.budget_bytes:
-        refusal = memory.too_big(plan.spec.model, needed_bytes, state.limits.budget_bytes)
-        return [Refuse(event.job_id, refusal.info)]
-    if lane is not None and len(lane.waiting) >= state.limits.queue_limit and not event.forced:
-        return [Refuse(event.job_id, _busy(lane))]
-    if lane is None:
-        lane = state.lanes[plan.key] = Lane(plan)
-    elif lane.engine is None:
-        lane.plan = plan  # the files may have changed since the last engine
+        return [Refuse(event.job_id, interrupted() if event.forced else draining())]
+    refusal = never(state, plan, event.size)
+    if not event.forced and refusal is None:
+        full = lane is not None and len(lane.waiting) >= state.limits.queue_limit
+        refusal = busy(lane) if lane is not None and full else too_short(state, plan)
+    if refusal is not None:
+        return [Refuse(event.job_id, refusal)]
+    lane = _lane(state, plan)
     run = Run(
         number=state.number(),
         job_id=event.job_id,
@@ -129,7 +133,7 @@ def _cancel(state: State, job_id: str, now: float) -> list[Effect]:
     if run is None or run.cancelling:
         return []
     if run.started_at is None:
-        _forget(state, run)
+        forget(state, run)
         return [tell(run, Cancelled())]
     run.cancelling = True
     return _let_go(state, run, now)
@@ -141,14 +145,14 @@ def _let_go(state: State, run: Run, now: float) -> list[Effect]:
     return [Send(run.key, engine.generation, pipe.Cancel(run=run.number))] if engine else []
 
 
-def _forget(state: State, run: Run) -> None:
-    """The run's end is told: nothing more is said about it."""
-    state.runs.pop(run.job_id, None)
-    lane = state.lanes[run.key]
-    if run.started_at is None:
-        lane.waiting.remove(run)
-    if not lane.waiting and lane.engine is None:
-        del state.lanes[run.key]
+def _lane(state: State, plan: Plan) -> Lane:
+    """The lane of the plan, which knows the newest of it."""
+    lane = state.lanes.setdefault(plan.key, Lane(plan))
+    if lane.engine is None:
+        lane.plan = plan  # the files may have changed since the last engine
+    else:
+        lane.plan = replace(lane.plan, needs=plan.needs, pinned=plan.pinned, idle_unload_s=plan.idle_unload_s)
+    return lane
 
 
 # ── Engines ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -177,6 +181,7 @@ def _heard(state: State, key: EngineKey, generation: int, message: pipe.Message,
             if not engine.condemned:  # else it came too late, and those who wait for it are charged with its end
                 engine.phase = "ready"
                 engine.ready_at = engine.last_used_at = now
+                state.load_s[key] = now - engine.started_at
             return []
         case pipe.LoadFailed(error=error):
             engine.load_error = error
@@ -202,7 +207,11 @@ def _run_over(
     engine.last_used_at = now
     if run.ended:
         return []
-    _forget(state, run)
+    if isinstance(message, pipe.RunFailed) and not run.cancelling and (size := counted_size(run, message.error)):
+        run.size, run.counted = size, True
+        lane.put_back(run)
+        return []
+    forget(state, run)
     match message:
         case pipe.Done(facts=facts):
             taken_s = now - (run.started_at or now)
@@ -224,22 +233,37 @@ def _exited(state: State, event: Exited) -> list[Effect]:
     if lane is None or engine is None or engine.generation != event.generation:
         return []
     lost = [run for run in engine.running.values() if not run.ended]
-    error = _crashed(lane.plan.spec.model, event.reason)
+    error = crashed(lane.plan.spec.model, event.reason)
     if engine.phase == "starting":
         lost = [run for run in lane.waiting if not run.held]
         error = engine.load_error or error
     else:
         error = error.model_copy(update={"details": {"admitted": True}})
     for run in lost:
-        _forget(state, run)
+        forget(state, run)
     lane.engine = None
-    if not lane.waiting:
-        del state.lanes[event.key]
+    drop(state, lane)
     return [tell(run, Failed(error=error)) for run in lost]
 
 
-def _idle(lane: Lane, engine: Engine) -> bool:
-    return not engine.condemned and not engine.running and not lane.waiting
+def _warm(state: State, plan: Plan) -> list[Effect]:
+    """Refused with an empty job id: no job asks for it."""
+    if refusal := draining() if state.draining else never(state, plan):
+        return [Refuse("", refusal)]
+    lane = _lane(state, plan)
+    if lane.engine is not None and not lane.engine.condemned:
+        lane.engine.unloading = False
+    else:
+        lane.wanted = True
+    return []
+
+
+def _unload(state: State, key: EngineKey) -> None:
+    if lane := state.lanes.get(key):
+        lane.wanted = False
+        if lane.engine is not None:
+            lane.engine.unloading = True
+        drop(state, lane)
 
 
 # ── Time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,7 +279,7 @@ def _tick(state: State, now: float) -> list[Effect]:
             hint="Ask for less (fewer steps, a smaller size, fewer tokens), or raise job_timeout_s.",
             retryable=True,
         )
-        _forget(state, run)
+        forget(state, run)
         if run.started_at is not None:
             run.ended = True
             effects += _let_go(state, run, now)
@@ -288,50 +312,7 @@ def _watch(state: State, lane: Lane, engine: Engine, now: float) -> list[Effect]
         return [
             end(key, engine, f"it did not let go of a cancelled run in {limits.engine_stall_s:g} s (engine_stall_s)")
         ]
-    if limits.idle_unload_s and _idle(lane, engine) and now - engine.last_used_at >= limits.idle_unload_s:
+    idle_s = lane.idle_unload_s(limits)
+    if idle_s and idle(lane, engine) and now - engine.last_used_at >= idle_s:
         return [end(key, engine, "idle")]
     return []
-
-
-# ── Words ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _busy(lane: Lane) -> ErrorInfo:
-    waiting = len(lane.waiting)
-    retry_after_s = max(1, round(lane.eta_s(waiting) or 5))
-    return ErrorInfo(
-        code=ErrorCode.BUSY,
-        message=f"{waiting} jobs already wait for {lane.plan.spec.model}; the queue is full.",
-        hint=f"Try again in about {retry_after_s} s.",
-        retryable=True,
-        details={"retry_after_s": retry_after_s, "queue_limit": waiting},
-    )
-
-
-def _draining() -> ErrorInfo:
-    return ErrorInfo(
-        code=ErrorCode.DRAINING,
-        message="This node is ending and takes no new jobs.",
-        hint="Start it again with `herd-mcp up`.",
-        retryable=True,
-        details={"retry_after_s": 5},
-    )
-
-
-def interrupted() -> ErrorInfo:
-    """What a job is told that the node's end cut short."""
-    return ErrorInfo(
-        code=ErrorCode.INTERRUPTED,
-        message="The node ended before the job was done.",
-        hint="Ask again when it is back (`herd-mcp up`).",
-        retryable=True,
-    )
-
-
-def _crashed(model: str, reason: str) -> ErrorInfo:
-    return ErrorInfo(
-        code=ErrorCode.ENGINE_CRASHED,
-        message=f"The engine of {model} ended while it worked: {reason}.",
-        hint="`herd-mcp doctor` checks the machine; logs/node.log has the engine's last words.",
-        retryable=True,
-    )

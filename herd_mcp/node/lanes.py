@@ -21,6 +21,17 @@ class EngineKey:
     quantize: int | None = None
 
 
+Place = tuple[float, int]
+"""A moment and, of those that came in the same one, which came first."""
+
+SHARE_AT: dict[Level, int] = {"normal": 1, "moderate": 2, "high": 4}
+
+
+def capacity_at(level: Level, capacity: int) -> int:
+    """How many runs an engine may have while this Mac is so short of memory: all, a half, a quarter, one."""
+    return max(1, capacity // SHARE_AT.get(level, capacity))
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a job needs: which engine, how it is loaded, and what that reserves."""
@@ -52,6 +63,8 @@ class Run:
     deadline_at: float
     alone: bool = False
     """Shares its engine with nobody: it was in one that died, and is not to take others with it."""
+    counted: bool = False
+    """Its size is what the engine counted, no longer an estimate."""
     held: bool = True
     """Not to be started yet: the job is not on disk."""
     started_at: float | None = None
@@ -91,6 +104,10 @@ class Engine:
     """What it told it has computed, as `pipe.Step.work`."""
     vain_messages: int = 0
     """Messages since the last that told of progress."""
+    unloading: bool = False
+    """Wanted no more: it ends when nothing runs or waits in it."""
+    starts: deque[float] = field(default_factory=lambda: deque(maxlen=1))
+    """When its last runs were started, as many as make a turn."""
     broken: bool = False
     """It broke the protocol: nothing it says counts any more."""
     running: dict[int, Run] = field(default_factory=dict)
@@ -106,11 +123,33 @@ class Lane:
     waiting: deque[Run] = field(default_factory=deque)
     mean_run_s: float | None = None
     """Moving average of the time a run took in the engine."""
+    wanted: bool = False
+    """Its engine is to be started though no job asks for it."""
+    yielded: Place = (float("-inf"), 0)
+    """Its place since it had a whole turn and gave it up to others."""
 
     @property
     def head(self) -> Run | None:
         """The first run that may start."""
         return next((run for run in self.waiting if not run.held), None)
+
+    @property
+    def place(self) -> Place:
+        """Where it stands among the lanes: first who came first. Last of all while it waits for nothing."""
+        head = self.head
+        return max((head.submitted_at, head.number), self.yielded) if head else (float("inf"), 0)
+
+    def put_back(self, run: Run) -> None:
+        """A run that did not begin after all waits again, where it waited before."""
+        run.started_at = None
+        index = next((i for i, other in enumerate(self.waiting) if other.number > run.number), len(self.waiting))
+        self.waiting.insert(index, run)
+
+    def idle_unload_s(self, limits: Limits) -> float:
+        """Seconds without work after which its engine ends; 0 keeps it."""
+        if self.plan.pinned:
+            return 0
+        return limits.idle_unload_s if self.plan.idle_unload_s is None else self.plan.idle_unload_s
 
     def eta_s(self, position: int) -> float | None:
         """Seconds until the run at `position` (0 is next) starts, where past runs tell."""
@@ -149,6 +188,10 @@ class State:
     next_number: int = 1
     level: Level = "normal"
     """How short of memory this Mac is."""
+    load_s: dict[EngineKey, float] = field(default_factory=dict)
+    """How long the last load of each took, from the start of its process."""
+    claim_at: float | None = None
+    """When the next of those that wait for others' memory has waited long enough to claim it."""
 
     def engines(self) -> Iterator[tuple[Lane, Engine]]:
         """The lanes that have an engine, and it."""

@@ -25,7 +25,7 @@ from herd_mcp.jobs import (
 )
 from herd_mcp.node import memory
 from herd_mcp.node.choose import choose
-from herd_mcp.node.decide import decide, interrupted, next_tick_at
+from herd_mcp.node.decide import decide, next_tick_at
 from herd_mcp.node.engines import EngineProcess
 from herd_mcp.node.events import (
     Cancel,
@@ -50,6 +50,7 @@ from herd_mcp.node.image_families import largest_px
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.models import find_models, hub_cache
+from herd_mcp.node.words import interrupted
 from herd_mcp.settings import Settings
 from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
 
@@ -229,6 +230,8 @@ class Node:
                 pid=process.pid if (process := self._engines.get((lane.plan.key, engine.generation))) else None,
                 reserved_bytes=engine.reserved_bytes,
                 resident_bytes=resident_bytes(process.pid) if process else None,
+                pinned=lane.plan.pinned,
+                loading=max(engine.loaded, 0.0) if engine.phase == "starting" else None,
                 running=len(engine.running),
                 queued=len(lane.waiting),
                 idle_s=0.0 if engine.running else round(now - engine.last_used_at, 1),

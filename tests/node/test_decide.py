@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from herd_mcp import pipe
-from herd_mcp.jobs import ErrorCode, ErrorInfo, ImageRequest
+from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, ImageRequest, Kind
 from herd_mcp.node.decide import decide, next_tick_at
 from herd_mcp.node.events import (
     Cancel,
@@ -28,6 +28,8 @@ from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.memory import Needs
 
 LIMITS = Limits(queue_limit=3, idle_unload_s=300, load_timeout_s=60, engine_stall_s=30, budget_bytes=100)
+DRAW = ImageRequest(prompt="x")
+TALK = ChatRequest.model_validate({"messages": [{"role": "user", "content": "x"}], "max_tokens": 10})
 READY = pipe.Ready(weights_bytes=1, active_bytes=1, peak_bytes=1)
 
 
@@ -35,10 +37,24 @@ def new_state(limits: Limits = LIMITS) -> State:
     return State(node="here", limits=limits)
 
 
-def submit(job_id: str, model: str = "a", *, reserve: int = 60, capacity: int = 1, timeout_s: float = 1e9) -> Submit:
-    spec = pipe.EngineSpec(kind="image", model=model, path=f"/{model}")
-    plan = Plan(EngineKey(model), spec, Needs(reserve), capacity=capacity)
-    return Submit(job_id, 1, ImageRequest(prompt="x"), plan, spool="/spool", timeout_s=timeout_s)
+def submit(
+    job_id: str,
+    model: str = "a",
+    *,
+    reserve: int = 60,
+    capacity: int = 1,
+    timeout_s: float = 1e9,
+    size: int = 0,
+    plan: Plan | None = None,
+) -> Submit:
+    plan = plan or plan_of(model, Needs(reserve), capacity)
+    request = TALK if plan.spec.kind == "chat" else DRAW
+    return Submit(job_id, 1, request, plan, spool="/spool", timeout_s=timeout_s, size=size)
+
+
+def plan_of(model: str, needs: Needs, capacity: int = 1, *, kind: Kind = "image", pinned: bool = False) -> Plan:
+    spec = pipe.EngineSpec(kind=kind, model=model, path=f"/{model}")
+    return Plan(EngineKey(model), spec, needs, capacity, pinned)
 
 
 def play(state: State, *events: Event, now: float = 0.0) -> list[Effect]:
@@ -73,11 +89,11 @@ def gone(state: State, model: str = "a", reason: str = "it was killed") -> list[
     return play(state, Exited(EngineKey(model), engine.generation, reason))
 
 
-def done(state: State, run: int, model: str = "a") -> list[Effect]:
+def done(state: State, run: int, model: str = "a", now: float = 0.0) -> list[Effect]:
     engine = state.lanes[EngineKey(model)].engine
     assert engine is not None
     facts = pipe.ImageFacts(width=64, height=64, steps=4, seed=1, guidance=None, quantize=None, run_s=1.0)
-    return play(state, Heard(EngineKey(model), engine.generation, pipe.Done(run=run, facts=facts)))
+    return play(state, Heard(EngineKey(model), engine.generation, pipe.Done(run=run, facts=facts)), now=now)
 
 
 def test_a_job_is_not_started_before_it_is_released() -> None:
@@ -122,13 +138,13 @@ def test_an_idle_engine_makes_room_and_the_next_starts_only_when_it_is_gone() ->
     assert [start.key.model for start in started(gone(state))] == ["b"]
 
 
-def test_a_busy_engine_is_not_ended_and_starts_nothing_younger_than_the_job_that_waits_for_room() -> None:
+def test_a_busy_engine_is_not_ended_and_when_its_turn_is_over_starts_nothing_younger_than_the_job_that_waits() -> None:
     state = new_state()
     play(state, submit("j1"), Release("j1"))
     run = begun(ready(state))[0]
     assert ended(play(state, submit("j2", "b"), Release("j2"))) == []
     play(state, submit("j3", "a"), Release("j3"), now=1.0)
-    effects = done(state, run)
+    effects = done(state, run, now=1.0)
     assert begun(effects) == []
     assert ended(effects) == ["a"]
 
