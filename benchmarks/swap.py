@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ class Swaps:
     @property
     def rate(self) -> float:
         done = [one for one in self.asks if one.end == "completed"]
-        return sum(one.result["usage"]["completion_tokens"] for one in done) / self.seconds
+        return float(sum(one.result["usage"]["completion_tokens"] for one in done) / self.seconds)
 
     @property
     def longest_s(self) -> float:
@@ -102,26 +102,16 @@ def swap(folder: Path, budget_bytes: int, rounds: int) -> Swaps:
 
 
 def rows_of(one: Sequence[Swaps], both: Sequence[Swaps]) -> list[Row]:
-    name = "room for both"
+    def line(what: str, unit: str, of: Callable[[Swaps], float], *goals: Goal) -> Row:
+        return row(what, unit, [of(run) for run in one], [of(run) for run in both], *goals, peer_name="room for both")
+
     return [
-        row("rate, loading included", "tok/s", [run.rate for run in one], [run.rate for run in both], peer_name=name),
-        row("longest wait", "s", [run.longest_s for run in one], [run.longest_s for run in both], peer_name=name),
-        row(
-            "most that went before one which came first",
-            "chats",
-            *([jobs.overtaken(run.asks) for run in side] for side in (one, both)),
-            peer_name=name,
-        ),
-        row("engines started", "engines", [run.loads for run in one], [run.loads for run in both], peer_name=name),
-        row("wrong answers", "answers", [run.wrong for run in one], [run.wrong for run in both], NONE, peer_name=name),
-        row(
-            "without an answer",
-            "chats",
-            [run.failed for run in one],
-            [run.failed for run in both],
-            NONE,
-            peer_name=name,
-        ),
+        line("rate, loading included", "tok/s", lambda run: run.rate),
+        line("longest wait", "s", lambda run: run.longest_s),
+        line("most that one let go before it", "chats", lambda run: jobs.overtaken(run.asks)),
+        line("engines started", "engines", lambda run: run.loads),
+        line("wrong answers", "answers", lambda run: run.wrong, NONE),
+        line("without an answer", "chats", lambda run: run.failed, NONE),
     ]
 
 
