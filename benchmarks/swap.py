@@ -21,6 +21,8 @@ LETTERS = {"low": "abcdefghijkl", "high": "mnopqrstuvwx"}
 """What each model says: no answer of one can be taken for the other's."""
 CLIENTS = 20
 """Of each model."""
+BATCH = 8
+"""Chats that an engine answers at once: fewer than the clients, so that there are always some that wait."""
 TOKENS = 16
 CACHE_BYTES = 4 * processes.MIB
 BOTH = 2.5
@@ -62,7 +64,7 @@ def build(folder: Path) -> None:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    return {"model_dirs": str(folder), "prompt_cache_bytes": str(CACHE_BYTES)}
+    return {"model_dirs": str(folder), "prompt_cache_bytes": str(CACHE_BYTES), "chat_batch": str(BATCH)}
 
 
 def engine_bytes(folder: Path) -> int:
@@ -122,7 +124,9 @@ def measure(pairs: int, rounds: int) -> Report:
         engine = engine_bytes(folder)
         sides = [partial(_side, folder, int(engine * room), rounds) for room in (ONE, BOTH)]
         one, both = interleave(sides, pairs)
-    about = f"Two tiny chat models, {CLIENTS} clients each, {rounds} chats of {TOKENS} tokens per client."
+    about = (
+        f"Two tiny chat models, {CLIENTS} clients each, {rounds} chats of {TOKENS} tokens per client, {BATCH} at once."
+    )
     notes = ("A wrong answer is one of the other model, or to a prompt of another length.",)
     return Report("swap", about, tuple(rows_of(one, both)), machine.look(before), pairs, notes)
 
