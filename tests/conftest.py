@@ -24,6 +24,10 @@ hypothesis_settings.register_profile("default", print_blob=True, deadline=None)
 hypothesis_settings.load_profile("default")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, default=30, help="length of the long run among the slow tests")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

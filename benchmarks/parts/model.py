@@ -19,13 +19,17 @@ def _kv_heads(width: int) -> int:
     return max(1, width // HEAD_DIM // 2)
 
 
-def build(folder: Path, layers: int = 4, width: int = 256) -> Path:
-    """Write the model into `folder`/NAME and return that. `width` is a multiple of HEAD_DIM."""
+def build(
+    folder: Path, layers: int = 4, width: int = 256, *, name: str = NAME, letters: str = string.ascii_lowercase
+) -> Path:
+    """Write the model into `folder`/`name` and return that. `width` is a multiple of HEAD_DIM; `letters` are all that
+    it ever says, which tells its answers from another's."""
     from tests.engines import random_model  # imports MLX, which takes a second
 
     return random_model.build(
-        folder / NAME,
+        folder / name,
         "qwen3",
+        letters,
         hidden_size=width,
         num_hidden_layers=layers,
         intermediate_size=3 * width,

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ START_S = 120.0
 END_S = 40.0
 """Seconds it may take to end by itself; a node drains its work first."""
 MIB = 1024 * 1024
+UP = (sys.executable, "-m", "herd_mcp", "up")
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -101,11 +102,11 @@ def record(home: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def node(**settings: str) -> Iterator[Node]:
-    """`herd-mcp up`, once it answers."""
+def node(command: Sequence[str] = UP, **settings: str) -> Iterator[Node]:
+    """`herd-mcp up`, once it answers. What it logs is in the file `stderr` of its home."""
     with folder() as home, (home / "stderr").open("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "herd_mcp", "up"],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 ENDED_LOGS = 256
 """Ended jobs whose events can still be read; of older ones only the outcome."""
+ENDED_EVENTS = 20_000
+"""Their events together, of 700 bytes each: 256 answers of 4,096 tokens would take the node 700 MB. The last job that
+ended has all of its own."""
 REWRITE_S = 2.0
 CANCEL_S = 60.0
 """How long `cancel` waits for the engine to let go: one step of the slowest image."""
@@ -255,10 +258,15 @@ class Owner:
         live.ended.set()
         del self._live[job.id]
         self._over[job.id] = live
-        while len(self._over) > ENDED_LOGS:
-            del self._over[next(iter(self._over))]
+        self._forget_logs()
         for change in (Change(kind="job", id=job.id), Change(kind="stats"), Change(kind="health")):
             self._changes.tell(change)
+
+    def _forget_logs(self) -> None:
+        """Let go of the oldest ended jobs, as far as the bounds ask."""
+        events = sum(len(live.log.events) for live in self._over.values())
+        while len(self._over) > ENDED_LOGS or (events > ENDED_EVENTS and len(self._over) > 1):
+            events -= len(self._over.pop(next(iter(self._over))).log.events)
 
     async def _write_down(self, job: Job) -> None:
         """Write what stands fast. What the disk does not take now is tried again until it does, at the latest when the

@@ -18,8 +18,9 @@ from mlx.utils import tree_flatten
 from tests.engines.byte_tokenizer import TEMPLATE, write_tokenizer
 
 
-def build(folder: Path, family: str, **sizes: Any) -> Path:
-    """Write the model into `folder`. `family` is a module of mlx_lm.models, `sizes` the fields of its config.json."""
+def build(folder: Path, family: str, letters: str = string.ascii_lowercase, **sizes: Any) -> Path:
+    """Write the model into `folder`. `family` is a module of mlx_lm.models, `sizes` the fields of its config.json.
+    `letters` are all that it ever says; their number is even."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder, TEMPLATE)
     vocab_size = tokenizer.get_vocab_size()
@@ -27,9 +28,12 @@ def build(folder: Path, family: str, **sizes: Any) -> Path:
     module = importlib.import_module(f"mlx_lm.models.{family}")
     mx.random.seed(0)
     model = module.Model(module.ModelArgs.from_dict(config))
-    letters = {tokenizer.token_to_id(letter) for letter in string.ascii_lowercase}
-    # A logit of 0 is never the largest among 26 random ones.
-    model.lm_head.weight = model.lm_head.weight * mx.array([[float(token in letters)] for token in range(vocab_size)])
+    # In pairs of opposite rows: one of each pair is above the 0 of all that is no letter.
+    rows = mx.zeros_like(model.lm_head.weight)
+    for first, second in zip(letters[::2], letters[1::2], strict=True):
+        row = model.lm_head.weight[tokenizer.token_to_id(first)]
+        rows[tokenizer.token_to_id(first)], rows[tokenizer.token_to_id(second)] = row, -row
+    model.lm_head.weight = rows
     config["eos_token_id"] = tokenizer.token_to_id("<|im_end|>")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     weights = dict(tree_flatten(model.parameters()))
