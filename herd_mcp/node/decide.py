@@ -32,6 +32,7 @@ from herd_mcp.node.events import (
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Run, State
 from herd_mcp.node.outcome import completed, deltas
 from herd_mcp.node.protocol import check, overdue
+from herd_mcp.node.relief import became_ready, measured, why_gone
 from herd_mcp.node.schedule import end, schedule, tell
 
 
@@ -58,8 +59,8 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             effects += _tick(state, now)
         case Slept(seconds):
             _forgive(state, seconds, now)
-        case Measured(level):
-            state.level = level
+        case Measured():
+            effects += measured(state, event, now)
         case Warm() | Unload():
             pass
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
@@ -177,6 +178,7 @@ def _heard(state: State, key: EngineKey, generation: int, message: pipe.Message,
             if not engine.condemned:  # else it came too late, and those who wait for it are charged with its end
                 engine.phase = "ready"
                 engine.ready_at = engine.last_used_at = now
+                return became_ready(state, lane, engine)
             return []
         case pipe.LoadFailed(error=error):
             engine.load_error = error
@@ -229,7 +231,7 @@ def _exited(state: State, event: Exited) -> list[Effect]:
         lost = [run for run in lane.waiting if not run.held]
         error = engine.load_error or error
     else:
-        error = error.model_copy(update={"details": {"admitted": True}})
+        error = error.model_copy(update={"details": {"admitted": True, **why_gone(engine)}})
     for run in lost:
         _forget(state, run)
     lane.engine = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from herd_mcp import pipe
 from herd_mcp.jobs import JobEvent, Progress, Queued
+from herd_mcp.node.caps import capped
 from herd_mcp.node.events import Effect, EndEngine, Send, StartEngine, Tell
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Run, State
 
@@ -82,7 +83,7 @@ def _start_runs(state: State, lane: Lane, engine: Engine, claimed_at: float | No
         engine.running[run.number] = run
         engine.last_used_at = run.started_at = now
         run.load_s = max(0.0, (engine.ready_at or now) - max(run.submitted_at, engine.started_at))
-        start = pipe.Start(run=run.number, request=run.request, spool=run.spool)
+        start = pipe.Start(run=run.number, request=capped(state, run), spool=run.spool)
         effects.append(tell(run, Progress(step=0, steps=run.steps, message="started")))
         effects.append(Send(lane.plan.key, engine.generation, start))
     if effects and lane.plan.capacity == 1:
