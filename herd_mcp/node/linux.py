@@ -83,11 +83,16 @@ def group_folders(text: str) -> list[Path]:
     return folders
 
 
+def limited(limit: str) -> bool:
+    """Whether the text is a limit: version 2 says `max` for none, version 1 nearly 2**63."""
+    return limit.strip().isdecimal() and int(limit) < 2**62
+
+
 def group_of(limit: str, usage: str, stat: str) -> Group | None:
     """One group from its files: memory.max and memory.current, or of version 1 memory.limit_in_bytes and
     memory.usage_in_bytes; and memory.stat, which tells how much is files that can go. None where nothing limits it."""
-    if not (limit.strip().isdecimal() and usage.strip().isdecimal()):
-        return None  # `max`, or no such file
+    if not (limited(limit) and usage.strip().isdecimal()):
+        return None
     spare = counter(stat, "total_inactive_file") or counter(stat, "inactive_file")
     used = max(int(usage) - spare, 0)
     return Group(int(limit), max(int(limit) - used, 0))
@@ -98,7 +103,7 @@ def group() -> Group | None:
     found = []
     for folder in group_folders(read(OWN_GROUPS)):
         for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            if text := read(folder / limit):
+            if limited(text := read(folder / limit)):  # most are not, and need no further questions
                 found.append(group_of(text, read(folder / usage), read(folder / "memory.stat")))
     groups = [one for one in found if one is not None]
     if not groups:
