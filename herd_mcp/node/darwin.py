@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,26 +15,17 @@ LEVEL = "kern.memorystatus_vm_pressure_level"
 """1 normal, 2 warning, 4 critical."""
 HOST_VM_INFO64 = 4
 VM_STATISTICS64 = struct.Struct("<4I9Q2I4Q4IQ")
+SWAPOUTS = 18
+"""The place of swapouts in VM_STATISTICS64."""
 RUSAGE_INFO_V0 = 0
 RUSAGE = struct.Struct("<16s10Q")
 FOOTPRINT = 8
 """The place of ri_phys_footprint in RUSAGE."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pages:
-    """Counts of pages since the start of the Mac, or now."""
-
-    compressor: int
-    """Held by the compressor for what it compressed."""
-    swapouts: int
-    """Written to swap so far."""
-
-
-def pages_of(buffer: bytes) -> Pages:
-    """A `vm_statistics64`."""
-    fields = VM_STATISTICS64.unpack(buffer[: VM_STATISTICS64.size])
-    return Pages(compressor=fields[19], swapouts=fields[18])
+def swapouts_of(buffer: bytes) -> int:
+    """Pages, from a `vm_statistics64`: written to swap since the Mac's start."""
+    return int(VM_STATISTICS64.unpack(buffer[: VM_STATISTICS64.size])[SWAPOUTS])
 
 
 def footprint_of(buffer: bytes) -> int:
@@ -63,12 +53,13 @@ def pressure_level() -> int:
     return value.value
 
 
-def pages() -> Pages:
+def swapouts() -> int:
+    """Pages written to swap since the Mac's start."""
     buffer = ctypes.create_string_buffer(VM_STATISTICS64.size)
     count = ctypes.c_uint(VM_STATISTICS64.size // 4)
     if error := _system().host_statistics64(_host(), HOST_VM_INFO64, buffer, ctypes.byref(count)):
         raise OSError(error, "host_statistics64")
-    return pages_of(buffer.raw)
+    return swapouts_of(buffer.raw)
 
 
 def footprint(pid: int) -> int:

@@ -30,7 +30,8 @@ SWAPPING = 0.001
 SWAPPED = 0.5
 """or swap holds so much, as a fraction of the memory; or macOS itself warns (`WARNING`)."""
 WARNING, CRITICAL = 2, 4
-"""What macOS says of itself. The first is moderate at least, the second critical, whatever is available."""
+"""What macOS says of itself, by what its compressor can still take. The first is moderate at least, the second
+critical, whatever is available."""
 EASE = 1.25
 """A level is left only when the system is above the thresholds by so much,"""
 HOLD_S = 15.0
@@ -45,8 +46,6 @@ class Reading:
     available_bytes: int
     """Could be had now without taking it from others."""
     swap_used_bytes: int = 0
-    compressed_bytes: int = 0
-    """macOS: held by the compressor."""
     swapped_out_bytes: int = 0
     """Written to swap since the system's start."""
     swapping_bytes_s: float = 0.0
@@ -80,9 +79,7 @@ def _macos() -> Reading:
     with contextlib.suppress(OSError):
         reading = replace(reading, told=darwin.pressure_level())
     with contextlib.suppress(OSError):
-        pages = darwin.pages()
-        compressed, swapped_out = pages.compressor * mmap.PAGESIZE, pages.swapouts * mmap.PAGESIZE
-        reading = replace(reading, compressed_bytes=compressed, swapped_out_bytes=swapped_out)
+        reading = replace(reading, swapped_out_bytes=darwin.swapouts() * mmap.PAGESIZE)
     return reading
 
 

@@ -1,15 +1,19 @@
 """The real worker, with two seams: it loads models that bring their own code, and one fault strikes where the test
-says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has."""
+says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has. The fault is a signal, or `GROW`:
+it takes more memory than anybody reserved for it, and stands still."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from herd_mcp.engines import worker
+
+GROWN_BYTES = 3 << 29
 
 
 def strike() -> None:
@@ -19,6 +23,9 @@ def strike() -> None:
         os.close(os.open(Path(folder) / "struck", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
+    if name == "GROW":
+        taken = b"x" * GROWN_BYTES
+        time.sleep(len(taken))  # for ever
     os.kill(os.getpid(), getattr(signal, name))
 
 

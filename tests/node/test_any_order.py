@@ -18,6 +18,7 @@ from herd_mcp.node.events import (
     Event,
     Exited,
     Heard,
+    Measured,
     Refuse,
     Release,
     Send,
@@ -27,6 +28,7 @@ from herd_mcp.node.events import (
     Tick,
 )
 from herd_mcp.node.lanes import EngineKey
+from herd_mcp.node.pressure import LEVELS
 from herd_mcp.owner.retry import MAX_DEATHS, alone_after
 from tests.node.test_decide import LIMITS, READY, new_state, submit
 
@@ -252,6 +254,12 @@ class World:
             pipe.LoadingNow(fraction=0.5),
         ]
 
+    def measure(self, index: int) -> None:
+        """The Mac is short of memory, or not, and an engine takes too much, or none does."""
+        greedy = sorted(self.live)[index % len(self.live)] if self.live and index % 3 else None
+        held = tuple((EngineKey(at[0]), at[1], 2**40 if at == greedy else 1) for at in sorted(self.live))
+        self.do(Measured(LEVELS[index % len(LEVELS)], held))
+
     def late_words(self, index: int) -> None:
         """What an engine said before it died, read after it is gone."""
         if self.dead:
@@ -259,7 +267,7 @@ class World:
             assert self.hear((model, generation), pipe.Done(run=run, facts=FACTS)) == []
 
 
-DEEDS = ("ask", "crowd", "submit", "release", "cancel", "tick", "wait", "late", "start again")
+DEEDS = ("ask", "crowd", "submit", "release", "cancel", "tick", "wait", "late", "measure", "start again")
 WORDS = ("ready", "ready", "work", "beat", "done", "fail", "cancelled", "dying", "lie", "gone")
 STEPS = st.lists(
     st.tuples(st.sampled_from(DEEDS + WORDS), st.integers(0, 13), st.sampled_from(sorted(MODELS))),
@@ -288,6 +296,8 @@ def act(world: World, what: str, index: int, model: str) -> None:
         world.late_words(index)
     elif what == "start again":
         world.start_again()
+    elif what == "measure":
+        world.measure(index)
     else:
         world.engine(what, index)
 
