@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from herd_mcp.node.choose import download_command
+from herd_mcp.node.relief import SHORT_IDLE_S
 from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, Settings
-from herd_mcp.state import FleetHealth, ModelInfo, NodeState, Recommendation, Vitals
+from herd_mcp.state import FleetHealth, Level, ModelInfo, NodeState, Recommendation, Vitals
 
 COST = {"info": 0, "warning": 10, "critical": 30}
 ERROR_RATE_WARNING_PCT = 10.0
@@ -33,6 +35,7 @@ def fleet_health(
         *_errors(day, error_rate_pct),
         *_disk(settings, gallery_bytes, disk_free_bytes),
         *_nodes(nodes),
+        *_memory(nodes, settings),
     ]
     if damaged_history:
         recommendations.append(_damaged(damaged_history))
@@ -142,6 +145,40 @@ def _nodes(nodes: Sequence[NodeState]) -> list[Recommendation]:
         for node in nodes
         if node.status != "online"
     ]
+
+
+RELIEF: dict[Level, tuple[Literal["info", "warning", "critical"], str]] = {
+    "moderate": ("info", "Engines keep half as many finished conversations"),
+    "high": ("warning", f"Engines keep a tenth of the finished conversations; idle ones end after {SHORT_IDLE_S:g} s"),
+    "critical": ("critical", "Engines keep no finished conversations, and idle ones end at once"),
+}
+"""How bad a shortage of memory is, and what the node does in it."""
+
+
+def _memory(nodes: Sequence[NodeState], settings: Settings) -> list[Recommendation]:
+    return [_short(node, settings) for node in nodes if node.memory.pressure != "normal"]
+
+
+def _short(node: NodeState, settings: Settings) -> Recommendation:
+    memory, level = node.memory, node.memory.pressure
+    severity, done = RELIEF[level]
+    return Recommendation(
+        check_id="memory_pressure",
+        severity=severity,
+        title=f"{node.name} is short of memory ({level})",
+        description=f"{memory.available_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB are available, and "
+        f"engines have {memory.reserved_bytes / GIB:.1f} of {memory.budget_bytes / GIB:.1f} GiB. "
+        f"{done}{_capped(settings, level)}.",
+        fix="Close programs that you do not need; or leave more to them: raise memory_floor_bytes, or take a smaller "
+        "model (`herd-mcp config`).",
+        node_id=node.node_id,
+        data={"level": level, "available_bytes": memory.available_bytes, "total_bytes": memory.total_bytes},
+    )
+
+
+def _capped(settings: Settings, level: Level) -> str:
+    most = None if level == "normal" else settings.pressure_max_tokens.get(level)
+    return f"; answers have at most {most} tokens (pressure_max_tokens)" if most else ""
 
 
 def _damaged(moved_to: str) -> Recommendation:

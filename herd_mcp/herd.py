@@ -18,6 +18,7 @@ from herd_mcp.node.history import History
 from herd_mcp.node.identity import node_id
 from herd_mcp.node.image_families import find_family
 from herd_mcp.node.node import Node
+from herd_mcp.node.pressure import ReadMemory, read
 from herd_mcp.node.statistics import day_figures, image_stats
 from herd_mcp.owner.owner import Owner
 from herd_mcp.owner.record import outcome_of, without_picture
@@ -194,15 +195,19 @@ class Herd:
 
 
 @contextlib.asynccontextmanager
-async def open_herd(settings: Settings) -> AsyncIterator[Herd]:
-    """The herd of this home, with its node running and what a killed one left taken up again."""
+async def open_herd(settings: Settings, read_memory: ReadMemory = read) -> AsyncIterator[Herd]:
+    """The herd of this home, with its node running and what a killed one left taken up again.
+
+    `read_memory` is how the node asks its system about memory.
+    """
     folder = home()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    node = Node(settings, folder, node_id(folder), version("herd-mcp"))
+    node = Node(settings, folder, node_id(folder), version("herd-mcp"), read_memory)
     gallery = Gallery(folder / "images")
     history = await History.open(folder / "herd.db")
     herd = Herd(settings, node, history, gallery)
     tidying = asyncio.create_task(herd.tidy())
+    node.start()
     try:
         await herd.restore()
         yield herd

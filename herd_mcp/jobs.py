@@ -349,6 +349,8 @@ class ChatResult(Frozen):
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: Literal["stop", "length", "tool_calls"]
+    limited_by: str = ""
+    """Why the answer was cut before the length that was asked for, for a reader."""
     usage: Usage
     model: str
     node: str

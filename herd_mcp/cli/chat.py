@@ -82,7 +82,10 @@ def _once(text: str, system: str | None, options: dict[str, Any], *, as_json: bo
         raise SystemExit(FAILED)
     if as_json:
         print_json({"job_id": answer.job_id, **result.model_dump(mode="json")})
-    elif sys.stderr.isatty():
+        return
+    if result.limited_by:
+        say(f"[{result.limited_by}]")
+    if sys.stderr.isatty():
         say(_summary(result))
 
 
@@ -130,6 +133,8 @@ def _turn(node: NodeClient, request: ChatRequest) -> str:
         say(f"{answer.error.message} {answer.error.hint}".strip())
     if result is not None:
         say(_summary(result))
+        if result.limited_by:
+            say(f"[{result.limited_by}]")
     return answer.text
 
 

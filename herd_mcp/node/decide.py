@@ -33,6 +33,7 @@ from herd_mcp.node.events import (
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, Run, State
 from herd_mcp.node.outcome import completed, deltas
 from herd_mcp.node.protocol import check, overdue
+from herd_mcp.node.relief import became_ready, measured, why_gone
 from herd_mcp.node.room import end
 from herd_mcp.node.schedule import drop, forget, idle, schedule, tell
 from herd_mcp.node.words import busy, crashed, draining, interrupted
@@ -61,8 +62,8 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             effects += _tick(state, now)
         case Slept(seconds):
             _forgive(state, seconds, now)
-        case Measured(level):
-            state.level = level
+        case Measured():
+            effects += measured(state, event, now)
         case Warm(plan):
             effects += _warm(state, plan)
         case Unload(key):
@@ -182,6 +183,7 @@ def _heard(state: State, key: EngineKey, generation: int, message: pipe.Message,
                 engine.phase = "ready"
                 engine.ready_at = engine.last_used_at = now
                 state.load_s[key] = now - engine.started_at
+                return became_ready(state, lane, engine)
             return []
         case pipe.LoadFailed(error=error):
             engine.load_error = error
@@ -238,7 +240,7 @@ def _exited(state: State, event: Exited) -> list[Effect]:
         lost = [run for run in lane.waiting if not run.held]
         error = engine.load_error or error
     else:
-        error = error.model_copy(update={"details": {"admitted": True}})
+        error = error.model_copy(update={"details": {"admitted": True, **why_gone(engine)}})
     for run in lost:
         forget(state, run)
     lane.engine = None

@@ -9,9 +9,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 from herd_mcp.jobs import Frozen
+from herd_mcp.node import pressure
 
 
 class Hardware(Frozen):
@@ -50,23 +49,16 @@ def _chip() -> str:
 
 @cache
 def hardware() -> Hardware:
-    """Asked once per process: none of it changes while a node runs."""
+    """Asked once per process: none of it changes while a node runs. The memory is that of the group of processes this
+    one is in, where it has a limit."""
     return Hardware(
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         chip=_chip(),
         cpu_cores=os.cpu_count() or 1,
-        total_bytes=psutil.virtual_memory().total,
+        total_bytes=pressure.read().total_bytes,
     )
 
 
 def available_bytes() -> int:
-    """Memory that could be used now without swapping, as psutil counts it."""
-    return psutil.virtual_memory().available
-
-
-def resident_bytes(pid: int) -> int | None:
-    """Resident memory of one process, None when it is gone."""
-    try:
-        return psutil.Process(pid).memory_info().rss
-    except psutil.Error:
-        return None
+    """Memory that could be used now without swapping."""
+    return pressure.read().available_bytes

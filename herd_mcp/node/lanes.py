@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -75,6 +75,8 @@ class Run:
     """Its end was told (a timeout), but the engine has not let go of it yet."""
     let_go_at: float | None = None
     """When the engine was told to let go of it."""
+    token_cap: int | None = None
+    """The longest answer in tokens, where memory was too short at its start for the one that was asked for."""
     deltas: int = 0
     chars: int = 0
     step: int = 0
@@ -112,6 +114,13 @@ class Engine:
     """It broke the protocol: nothing it says counts any more."""
     running: dict[int, Run] = field(default_factory=dict)
     load_error: ErrorInfo | None = None
+    held_bytes: int = 0
+    """What the process holds, as last measured."""
+    times_over: int = 0
+    """Measurements in a row in which that was too much."""
+    lately_bytes: int = 0
+    """The most that was reserved for it lately, since memory comes back a little later than it is given up."""
+    lately_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -170,6 +179,8 @@ class Limits:
     budget_bytes: int
     max_loaded: int = 0
     """Engines at the same time; 0 is without limit."""
+    memory_margin: float = 0.2
+    pressure_max_tokens: Mapping[Literal["moderate", "high", "critical"], int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

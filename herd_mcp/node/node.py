@@ -23,7 +23,7 @@ from herd_mcp.jobs import (
     Request,
     Terminal,
 )
-from herd_mcp.node import memory
+from herd_mcp.node import memory, pressure
 from herd_mcp.node.choose import choose
 from herd_mcp.node.decide import decide, next_tick_at
 from herd_mcp.node.engines import EngineProcess
@@ -36,6 +36,7 @@ from herd_mcp.node.events import (
     Event,
     Exited,
     Heard,
+    Measured,
     Refuse,
     Release,
     Send,
@@ -45,11 +46,12 @@ from herd_mcp.node.events import (
     Tell,
     Tick,
 )
-from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
+from herd_mcp.node.hardware import available_bytes, hardware
 from herd_mcp.node.image_families import largest_px
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.models import find_models, hub_cache
+from herd_mcp.node.watch import Watch, held_bytes
 from herd_mcp.node.words import interrupted
 from herd_mcp.settings import Settings
 from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
@@ -96,7 +98,14 @@ class Inbox:
 class Node:
     """Runs jobs on this Mac. Use as an async context manager; `reserve`, then `run`."""
 
-    def __init__(self, settings: Settings, home: Path, node_id: str, version: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        home: Path,
+        node_id: str,
+        version: str,
+        read_memory: pressure.ReadMemory = pressure.read,
+    ) -> None:
         self.settings = settings
         self.node_id = node_id
         self.name = settings.node_name
@@ -112,6 +121,8 @@ class Node:
                 load_timeout_s=settings.load_timeout_s,
                 engine_stall_s=settings.engine_stall_s,
                 budget_bytes=self.budget_bytes,
+                memory_margin=settings.memory_margin,
+                pressure_max_tokens=settings.pressure_max_tokens,
             ),
         )
         self._inboxes: dict[tuple[str, int], Inbox] = {}
@@ -125,8 +136,10 @@ class Node:
         self._models: list[ModelInfo] = []
         self._models_at = float("-inf")
         self._looking = asyncio.Lock()
+        self._watch = Watch(read_memory, self._processes, self._measured)
+        self._watching: asyncio.Task[None] | None = None
         self.on_change: Callable[[], None] = lambda: None
-        """Called when an engine comes or goes."""
+        """Called when an engine comes or goes, and when memory gets shorter or less so."""
 
     # ── jobs ──
 
@@ -229,7 +242,7 @@ class Node:
                 phase="stopping" if engine.condemned else engine.phase,
                 pid=process.pid if (process := self._engines.get((lane.plan.key, engine.generation))) else None,
                 reserved_bytes=engine.reserved_bytes,
-                resident_bytes=resident_bytes(process.pid) if process else None,
+                resident_bytes=held_bytes(process.pid) if process else None,
                 pinned=lane.plan.pinned,
                 loading=max(engine.loaded, 0.0) if engine.phase == "starting" else None,
                 running=len(engine.running),
@@ -251,6 +264,7 @@ class Node:
                 available_bytes=available_bytes(),
                 budget_bytes=self.budget_bytes,
                 reserved_bytes=self._state.reserved_bytes,
+                pressure=self._state.level,
             ),
             engines=tuple(engines),
             queued=sum(run.started_at is None for run in self._state.runs.values()),
@@ -259,6 +273,10 @@ class Node:
         )
 
     # ── life ──
+
+    def start(self) -> None:
+        """Begin to watch this Mac's memory."""
+        self._watching = asyncio.create_task(self._watch.run())
 
     @property
     def draining(self) -> bool:
@@ -271,6 +289,9 @@ class Node:
     async def close(self) -> None:
         """End every engine and wait until all are gone. Runs still going fail as `interrupted`."""
         self._dispatch(Close())
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
         for inbox in self._inboxes.values():
             inbox.put(Failed(error=interrupted()))
         for key, engine in self._engines.items():
@@ -349,6 +370,16 @@ class Node:
     def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
         self._dispatch(Heard(key, generation, message))
         if isinstance(message, pipe.Ready):
+            self.on_change()
+
+    def _processes(self) -> list[tuple[EngineKey, int, int]]:
+        return [(key, generation, engine.pid) for (key, generation), engine in self._engines.items() if engine]
+
+    def _measured(self, event: Measured) -> None:
+        before = self._state.level
+        self._dispatch(event)
+        if event.level != before:
+            log.info("memory: %s", event.level)
             self.on_change()
 
     def _set_timer(self) -> None:

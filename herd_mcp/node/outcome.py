@@ -15,6 +15,7 @@ from herd_mcp.jobs import (
     Usage,
     image_id_of,
 )
+from herd_mcp.node.caps import limited_by
 from herd_mcp.node.lanes import Run
 from herd_mcp.pipe import ChatFacts, ImageFacts, RunDelta
 
@@ -81,6 +82,7 @@ def _chat(run: Run, facts: ChatFacts, node: str, model: str, timings: Timings) -
         reasoning="".join(run.reasoning),
         tool_calls=tuple(run.tool_calls),
         finish_reason=facts.finish_reason,
+        limited_by=limited_by(run, facts),
         usage=Usage(
             prompt_tokens=facts.prompt_tokens,
             cached_tokens=facts.cached_tokens,

@@ -17,6 +17,7 @@ from collections import deque
 from herd_mcp import pipe
 from herd_mcp.jobs import Failed, JobEvent, Progress, Queued
 from herd_mcp.node.admission import never
+from herd_mcp.node.caps import capped
 from herd_mcp.node.events import Effect, Send, StartEngine, Tell
 from herd_mcp.node.lanes import Engine, Lane, Run, State, capacity_at
 from herd_mcp.node.room import Room, Wish, end, settle, turn_runs
@@ -55,7 +56,7 @@ def _serve(state: State, room: Room, lane: Lane, now: float) -> list[Effect]:
             if engine is None:
                 effects.append(_start_engine(state, lane, wish.bytes, now))
                 break
-            effects += _start_run(lane, engine, run, wish.bytes, now)
+            effects += _start_run(state, lane, engine, run, wish.bytes, now)
             begun = True
         elif error := never(state, lane.plan, run.size):
             forget(state, run)
@@ -93,7 +94,7 @@ def _start_engine(state: State, lane: Lane, reserved_bytes: int, now: float) -> 
     return StartEngine(plan.key, lane.engine.generation, plan.spec)
 
 
-def _start_run(lane: Lane, engine: Engine, run: Run, more_bytes: int, now: float) -> list[Effect]:
+def _start_run(state: State, lane: Lane, engine: Engine, run: Run, more_bytes: int, now: float) -> list[Effect]:
     lane.waiting.remove(run)
     if not engine.running:
         engine.last_progress_at = now  # it was idle, not silent
@@ -103,7 +104,7 @@ def _start_run(lane: Lane, engine: Engine, run: Run, more_bytes: int, now: float
     engine.last_used_at = run.started_at = now
     run.load_s = max(0.0, (engine.ready_at or now) - max(run.submitted_at, engine.started_at))
     tokens = run.size if lane.plan.spec.kind == "chat" else 0
-    start = pipe.Start(run=run.number, request=run.request, spool=run.spool, tokens=tokens)
+    start = pipe.Start(run=run.number, request=capped(state, run), spool=run.spool, tokens=tokens)
     return [
         tell(run, Progress(step=0, steps=run.steps, message="started")),
         Send(lane.plan.key, engine.generation, start),

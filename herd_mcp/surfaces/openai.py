@@ -65,7 +65,7 @@ def _completion(call: Call, asked: Asked, result: ChatResult) -> dict[str, Any]:
         message["content"] = result.text or None
         message["tool_calls"] = [_tool_call(tool_call) for tool_call in tool_calls]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": result.finish_reason}
-    return {**_head(call, "chat.completion"), "choices": [choice], "usage": _usage(result.usage)}
+    return {**_head(call, "chat.completion"), "choices": [choice], "usage": _usage(result.usage), **_note(result)}
 
 
 async def _chunks(call: Call, asked: Asked, batches: Batches) -> AsyncGenerator[bytes, None]:
@@ -104,7 +104,7 @@ class _Chunks:
                 return self.chunk({"tool_calls": [{"index": self.tool_calls - 1, **_tool_call(event.tool_call)}]})
         elif isinstance(event, Completed):
             result = _chat(event.result)
-            frames = self.chunk({}, result.finish_reason)
+            frames = self.chunk({}, result.finish_reason, _note(result))
             if self.asked.include_usage:
                 usage = {"choices": [], "usage": _usage(result.usage)}
                 frames += frame({**_head(self.call, "chat.completion.chunk"), **usage})
@@ -120,18 +120,24 @@ class _Chunks:
         before, after = self.around[field]
         return before + json.dumps(text).encode() + after
 
-    def chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+    def chunk(self, delta: dict[str, Any], finish: str | None = None, more: dict[str, str] | None = None) -> bytes:
         if not self.began:
             self.began = True
             delta = {"role": "assistant", "content": "", **delta}
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        data = {**_head(self.call, "chat.completion.chunk"), "choices": [choice]}
+        data = {**_head(self.call, "chat.completion.chunk"), "choices": [choice], **(more or {})}
         return frame({**data, "usage": None} if self.asked.include_usage else data)
 
 
 def _error_frame(info: ErrorInfo) -> bytes:
     """After it the stream ends without [DONE]: nobody shall take it for a whole answer."""
     return frame(openai(info, STATUS[info.code]))
+
+
+def _note(result: ChatResult) -> dict[str, str]:
+    """What OpenAI has no word for: why an answer is shorter than was asked. Clients let fields be that they do not
+    know."""
+    return {"herd_note": result.limited_by} if result.limited_by else {}
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import ChatRequest, ImageRequest, Job, JobEvent
 from herd_mcp.node import engines
+from herd_mcp.node.pressure import ReadMemory, read
 from herd_mcp.settings import load_settings
 from tests.conftest import until
 
@@ -43,21 +44,28 @@ def write_script(folder: Path, **acts: Sequence[Act]) -> tuple[str, ...]:
 
 
 @contextlib.asynccontextmanager
-async def node(command: Sequence[str], folder: Path, **settings: Any) -> AsyncIterator[Herd]:
+async def node(
+    command: Sequence[str], folder: Path, read_memory: ReadMemory = read, **settings: Any
+) -> AsyncIterator[Herd]:
     """A herd of one node with `command` for its engines. When it is closed, none of its processes is left."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "WORKER", tuple(command))
-        async with open_herd(load_settings(**settings)) as herd:
+        async with open_herd(load_settings(**settings), read_memory) as herd:
             yield herd
     assert [pid for pid in noted(folder, "pids") if alive(int(pid))] == []
 
 
 @contextlib.asynccontextmanager
 async def dictated(
-    folder: Path, *, chat: Sequence[Act] = ({},), image: Sequence[Act] = ({},), **settings: Any
+    folder: Path,
+    *,
+    chat: Sequence[Act] = ({},),
+    image: Sequence[Act] = ({},),
+    read_memory: ReadMemory = read,
+    **settings: Any,
 ) -> AsyncIterator[Herd]:
     """A node with engines that follow a script; `folder` then tells what they did."""
-    async with node(write_script(folder, chat=chat, image=image), folder, **settings) as herd:
+    async with node(write_script(folder, chat=chat, image=image), folder, read_memory, **settings) as herd:
         yield herd
 
 

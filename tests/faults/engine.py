@@ -3,7 +3,8 @@
 
 FOLDER/script.json says for each model what its first, second, … engine does; the last goes on for all that follow:
 `{"load": [op, …], "run": [op, …], "runs": {"<prompt>": [op, …]}}`. What is left out goes well. An op is a list of a
-verb and what it needs; see `Engine`. FOLDER/pids and FOLDER/starts tell afterwards who lived and what was begun.
+verb and what it needs; see `Engine`. FOLDER/pids and FOLDER/starts tell afterwards who lived and what was begun,
+FOLDER/limits and FOLDER/max_tokens what it was told to keep and to answer at most.
 """
 
 from __future__ import annotations
@@ -48,10 +49,13 @@ class Engine:
         self.obey(act.get("load", [["say", {"ev": "loading", "fraction": 0}], ["say", READY]]))
         for line in sys.stdin.buffer:
             command = json.loads(line)
+            if command["op"] == "limit":
+                self.note("limits", f"{self.model} {command['prompt_cache_bytes']}")
             if command["op"] != "start":
                 continue
             self.start, self.run = command, command["run"]
             self.note("starts", f"{self.model} {self.prompt}")
+            self.note("max_tokens", f"{command['request'].get('max_tokens')}")
             (self.folder / f"{self.model}.last_run").write_text(str(self.run))
             self.obey(act.get("runs", {}).get(self.prompt, act.get("run", [["answer"]])))
 
@@ -146,6 +150,14 @@ class Engine:
         """Go on when the test has made FOLDER/name."""
         while not (self.folder / name).exists():
             time.sleep(0.01)
+
+    def do_grow(self, most_mib: int) -> None:
+        """Take memory for ever, but at most so much."""
+        taken: list[bytes] = []
+        while len(taken) * 64 < most_mib:
+            taken.append(b"x" * (64 << 20))
+            time.sleep(0.02)
+        self.do_hang()
 
     def do_close(self) -> None:
         """No more words, but alive; nor does it go when asked."""

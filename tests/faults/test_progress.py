@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,8 @@ STUCK: dict[str, tuple[str, Act]] = {
 async def test_an_engine_without_progress_is_ended_and_its_job_runs_once_more(
     tmp_path: Path, kind: str, act: Act
 ) -> None:
-    async with dictated(tmp_path / "f", engine_stall_s=STALL_S, **{kind: [act, {}]}) as herd:
+    acts: dict[str, Any] = {kind: [act, {}]}
+    async with dictated(tmp_path / "f", engine_stall_s=STALL_S, **acts) as herd:
         job = await herd.submit(ASK[kind](), client="test")
         assert await attempts(herd, job) == ["engine_crashed", "completed"]
 

@@ -1,7 +1,8 @@
 """The real worker, with two seams: it loads models that bring their own code, and one fault strikes where the test
-says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has. Two are no signals: with `IN_C` the
-process goes into C code that holds the interpreter and does not come back, so that no thread of it can do anything;
-`MEMORY` is an allocation that fails as on Metal (on the CPU it would be a SIGSEGV)."""
+says, once: `python worker.py FOLDER POINT SIGNAL`. FOLDER/struck tells that it has. Three are no signals: with `IN_C`
+the process goes into C code that holds the interpreter and does not come back, so that no thread of it can do anything;
+`MEMORY` is an allocation that fails as on Metal (on the CPU it would be a SIGSEGV); with `GROW` it takes more memory
+than anybody reserved for it, and stands still."""
 
 from __future__ import annotations
 
@@ -9,10 +10,13 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from herd_mcp.engines import worker
+
+GROWN_BYTES = 3 << 29
 
 
 def strike() -> None:
@@ -24,6 +28,9 @@ def strike() -> None:
         return
     if name == "MEMORY":
         raise RuntimeError("[malloc_or_wait] Unable to allocate 8589934592 bytes.")
+    if name == "GROW":
+        taken = b"x" * GROWN_BYTES
+        time.sleep(len(taken))  # for ever
     if name == "IN_C":
         ctypes.PyDLL(None).sleep(3600)
     else:

@@ -31,8 +31,8 @@ from herd_mcp.node.events import (
 )
 from herd_mcp.node.lanes import EngineKey, Limits, Plan
 from herd_mcp.node.memory import Needs
+from herd_mcp.node.pressure import LEVELS
 from herd_mcp.owner.retry import MAX_DEATHS, alone_after
-from herd_mcp.state import Level
 from tests.node.test_decide import LIMITS, READY, new_state, plan_of, submit
 
 MODELS = {
@@ -42,7 +42,6 @@ MODELS = {
     "d": plan_of("d", Needs(25, px_bytes=2.0), pinned=True),
     "big": plan_of("big", Needs(101)),
 }
-LEVELS: tuple[Level, ...] = ("normal", "moderate", "high", "critical")
 FACTS = pipe.ImageFacts(width=64, height=64, steps=4, seed=1, guidance=None, quantize=None, run_s=1.0)
 CHAT_FACTS = pipe.ChatFacts(
     finish_reason="stop", prompt_tokens=1, cached_tokens=0, completion_tokens=1, prefill_s=1, decode_s=1
@@ -303,6 +302,12 @@ class World:
             pipe.LoadingNow(fraction=0.5),
         ]
 
+    def measure(self, index: int) -> None:
+        """The Mac is short of memory, or not, and an engine takes too much, or none does."""
+        greedy = sorted(self.live)[index % len(self.live)] if self.live and index % 3 else None
+        held = tuple((EngineKey(at[0]), at[1], 2**40 if at == greedy else 1) for at in sorted(self.live))
+        self.do(Measured(LEVELS[index % len(LEVELS)], held))
+
     def late_words(self, index: int) -> None:
         """What an engine said before it died, read after it is gone."""
         if self.dead:
@@ -310,7 +315,7 @@ class World:
             assert self.hear((model, generation), pipe.Done(run=run, facts=FACTS)) == []
 
 
-DEEDS = ("ask", "ask", "crowd", "submit", "release", "cancel", "tick", "wait", "late", "start again")
+DEEDS = ("ask", "ask", "crowd", "submit", "release", "cancel", "tick", "wait", "late", "measure", "start again")
 KEEPING = ("warm", "unload", "level", "estimates")
 WORDS = ("ready", "ready", "work", "beat", "done", "done", "fail", "longer", "cancelled", "dying", "lie", "gone")
 STEPS = st.lists(
@@ -348,6 +353,8 @@ def act(world: World, what: str, index: int, model: str) -> None:
         world.late_words(index)
     elif what == "start again":
         world.start_again()
+    elif what == "measure":
+        world.measure(index)
     else:
         world.engine(what, index)
 

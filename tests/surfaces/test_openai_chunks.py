@@ -73,3 +73,11 @@ async def test_what_came_before_a_bad_end_is_told_before_it() -> None:
     assert [delta["content"] for delta in deltas_of(await anext(stream))] == ["a"]
     with pytest.raises(HerdError):
         await anext(stream)
+
+
+async def test_the_last_chunk_of_an_answer_that_was_cut_says_why_and_others_have_no_such_field() -> None:
+    cut = DONE.model_copy(update={"result": DONE.result.model_copy(update={"limited_by": "memory: cut"})})
+    *others, last = events_of(b"".join([frame async for frame in chunks_of([ROUTED], [Delta(text="x")], [cut])]))
+    assert last["herd_note"] == "memory: cut"
+    whole = events_of(b"".join([frame async for frame in chunks_of([ROUTED], [Delta(text="x")], [DONE])]))
+    assert not any("herd_note" in chunk for chunk in [*others, *whole])

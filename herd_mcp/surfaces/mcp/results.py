@@ -50,6 +50,7 @@ class ChatAnswer(Answer):
     reasoning: str | None = Field(None, description="What the model thought before it answered.")
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
+    limited_by: str | None = Field(None, description="Why the answer was cut before the length that was asked for.")
     usage: Usage | None = Field(None, description="Tokens of prompt, prompt cache and answer.")
     model: str | None = None
     node: str | None = Field(None, description="The Mac that answered.")
@@ -127,13 +128,14 @@ def image_answer(job_id: str, result: ImageResult, *, local: bool) -> ImageAnswe
 
 def chat_answer(job_id: str, result: ChatResult) -> ChatAnswer:
     """The structured form of a finished chat."""
-    return ChatAnswer(status="completed", job_id=job_id, **result.model_dump(exclude={"kind"}))
+    fields = result.model_dump(exclude={"kind", "limited_by"})
+    return ChatAnswer(status="completed", job_id=job_id, limited_by=result.limited_by or None, **fields)
 
 
 def chat_text(result: ChatResult) -> str:
     """What a model reads of a chat's outcome."""
     calls = [f"Tool call {call.name}({call.arguments})" for call in result.tool_calls]
-    cut = ["[The answer was cut at max_tokens.]"] if result.finish_reason == "length" else []
+    cut = [f"[{result.limited_by or 'The answer was cut at max_tokens'}.]"] if result.finish_reason == "length" else []
     return "\n".join(part for part in (result.text, *calls, *cut) if part)
 
 
