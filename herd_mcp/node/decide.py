@@ -224,7 +224,7 @@ def _exited(state: State, event: Exited) -> list[Effect]:
     if lane is None or engine is None or engine.generation != event.generation:
         return []
     lost = [run for run in engine.running.values() if not run.ended]
-    error = _crashed(lane.plan.spec.model, event.reason)
+    error = crashed(lane.plan.spec.model, event.reason)
     if engine.phase == "starting":
         lost = [run for run in lane.waiting if not run.held]
         error = engine.load_error or error
@@ -328,7 +328,8 @@ def interrupted() -> ErrorInfo:
     )
 
 
-def _crashed(model: str, reason: str) -> ErrorInfo:
+def crashed(model: str, reason: str) -> ErrorInfo:
+    """What is said of an engine that ended before its work."""
     return ErrorInfo(
         code=ErrorCode.ENGINE_CRASHED,
         message=f"The engine of {model} ended while it worked: {reason}.",

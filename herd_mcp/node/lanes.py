@@ -9,7 +9,7 @@ from typing import Literal
 
 from herd_mcp.jobs import ErrorInfo, Request, ToolCall
 from herd_mcp.node.memory import Needs
-from herd_mcp.pipe import EngineSpec
+from herd_mcp.pipe import DEFAULT_MAX_TOKENS, EngineSpec
 from herd_mcp.state import Level
 
 
@@ -30,6 +30,8 @@ class Plan:
     needs: Needs
     capacity: int
     """Runs the engine takes at the same time."""
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    """Of an answer whose asker named none."""
     pinned: bool = False
     """Never ended to make room, nor for being idle."""
     idle_unload_s: float | None = None

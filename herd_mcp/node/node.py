@@ -6,13 +6,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from herd_mcp import pipe
 from herd_mcp.jobs import (
-    ChatRequest,
-    ErrorCode,
     ErrorInfo,
     Failed,
     HerdError,
@@ -23,8 +21,8 @@ from herd_mcp.jobs import (
     Request,
     Terminal,
 )
-from herd_mcp.node import memory
-from herd_mcp.node.choose import choose
+from herd_mcp.node import memory, plans
+from herd_mcp.node.choose import choose, find, not_usable, recommend
 from herd_mcp.node.decide import decide, interrupted, next_tick_at
 from herd_mcp.node.engines import EngineProcess
 from herd_mcp.node.events import (
@@ -46,10 +44,10 @@ from herd_mcp.node.events import (
     Tick,
 )
 from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
-from herd_mcp.node.image_families import largest_px
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
-from herd_mcp.node.memory import Needs
+from herd_mcp.node.loads import END_S, Loads
 from herd_mcp.node.models import find_models, hub_cache
+from herd_mcp.node.room import room_for
 from herd_mcp.settings import Settings
 from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
 
@@ -59,7 +57,6 @@ LIST_FRESH_S = 5.0
 """How long a look at the disk counts for a list of models; then the next question looks again."""
 KNOWN_FRESH_S = 60.0
 """The same for a job whose model is known, which shall not wait for the disk."""
-END_S = 15.0
 BEAT_S = 5.0
 """How often a node with work looks whether time went on without it."""
 LATE_S = 2.0
@@ -111,6 +108,7 @@ class Node:
                 load_timeout_s=settings.load_timeout_s,
                 engine_stall_s=settings.engine_stall_s,
                 budget_bytes=self.budget_bytes,
+                max_loaded=settings.max_loaded,
             ),
         )
         self._inboxes: dict[tuple[str, int], Inbox] = {}
@@ -124,6 +122,7 @@ class Node:
         self._models: list[ModelInfo] = []
         self._models_at = float("-inf")
         self._looking = asyncio.Lock()
+        self.loads = Loads(self._state, self._dispatch, settings.load_timeout_s)
         self.on_change: Callable[[], None] = lambda: None
         """Called when an engine comes or goes."""
 
@@ -131,33 +130,30 @@ class Node:
 
     async def plan(self, request: Request) -> Plan:
         """Which engine serves the request. Raises HerdError: model_not_found, model_incomplete, kind_not_supported,
-        invalid_request for a size over the model's or max_image_px."""
+        invalid_request for a size over the model's or max_image_px, or for more steps than max_steps."""
         preferred = self._preferred(request.kind)
-        try:
-            model = choose(await self.models(fresh_s=KNOWN_FRESH_S), request.kind, request.model, preferred)
-        except HerdError:  # it may have come since the last look
-            model = choose(await self.models(fresh_s=0), request.kind, request.model, preferred)
+        model = await self._known(lambda models: choose(models, request.kind, request.model, preferred))
+        asked = None
         if isinstance(request, ImageRequest):
-            self._check_size(request, model)
-        quantize = self._quantize(request, model)
-        spec = pipe.EngineSpec(
-            kind=model.kind,
-            model=model.name,
-            path=model.path,
-            family=model.family,
-            quantize=quantize,
-            prompt_cache_bytes=self.settings.prompt_cache_bytes,
-            max_batch=self.settings.chat_batch,
-            turns=str(self.home / "run"),
-            stall_s=self.settings.engine_stall_s,
-            between_blocks={"auto": None, "step": False, "block": True}[self.settings.image_hand_over],
-        )
-        return Plan(
-            key=EngineKey(model.name, quantize),
-            spec=spec,
-            needs=Needs(memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin)),
-            capacity=self.settings.chat_batch if model.kind == "chat" else 1,
-        )
+            plans.check_image(request, model, self.settings)
+            asked = request.quantize
+        return self._plan(model, asked)
+
+    async def plan_model(self, name: str) -> Plan:
+        """How the model is loaded when no request asks for something else. Raises HerdError as `plan`."""
+        model = await self._known(lambda models: find(models, name))
+        if not model.usable:
+            raise not_usable(model)
+        return self._plan(model)
+
+    async def _known(self, pick: Callable[[Sequence[ModelInfo]], ModelInfo]) -> ModelInfo:
+        try:
+            return pick(await self.models(fresh_s=KNOWN_FRESH_S))
+        except HerdError:  # it may have come since the last look
+            return pick(await self.models(fresh_s=0))
+
+    def _plan(self, model: ModelInfo, quantize: int | None = None) -> Plan:
+        return plans.plan_for(model, self.settings, self.home, plans.quantize_for(model, self.settings, quantize))
 
     def reserve(
         self, job: Job, attempt: int, plan: Plan, *, spool: str = "", forced: bool = False, alone: bool = False
@@ -165,10 +161,11 @@ class Node:
         """Take a place for the job, or raise HerdError (busy, insufficient_memory, draining, interrupted). It waits for
         `run`. `alone`: it shares its engine with nobody."""
         assert job.request is not None
+        request = plans.with_limits(job.request, plan)
         refusals: list[ErrorInfo] = []
         timeout_s = self.settings.job_timeout_s
         self._inboxes[job.id, attempt] = Inbox()
-        self._dispatch(Submit(job.id, attempt, job.request, plan, spool, timeout_s, forced, alone), refusals)
+        self._dispatch(Submit(job.id, attempt, request, plan, spool, timeout_s, forced, alone), refusals)
         if refusals:
             del self._inboxes[job.id, attempt]
             raise HerdError.of(refusals[0])
@@ -207,14 +204,31 @@ class Node:
                 self._models = await asyncio.to_thread(find_models, self.settings, self.home)
                 self._models_at = time.monotonic()
         loaded = {lane.plan.key.model for lane, engine in self._state.engines() if engine.phase == "ready"}
-        models = [model.model_copy(update={"loaded": model.name in loaded}) for model in self._models]
+        models = [
+            model.model_copy(update={"loaded": model.name in loaded, **self._fit(model)}) for model in self._models
+        ]
         defaults = set()
         for kind in ("chat", "image"):
             try:
                 defaults.add(choose(models, kind, None, self._preferred(kind)).name)
             except HerdError:
                 continue
-        return [model.model_copy(update={"default": model.name in defaults}) for model in models]
+        recommended = recommend(models, self.budget_bytes)
+        return [
+            model.model_copy(update={"default": model.name in defaults, "recommended": model.name in recommended})
+            for model in models
+        ]
+
+    def _fit(self, model: ModelInfo) -> dict[str, object]:
+        """What the model takes here, and whether there is room for it."""
+        plan = self._plan(model)
+        room = room_for(self._state, plan)
+        return {
+            "context_tokens": plan.spec.context_tokens,
+            "needs_bytes": plan.needs.bytes_for([0]),
+            "can_load_now": model.usable and room.fits,
+            "reason": room.reason if model.usable else model.problem,
+        }
 
     def state(self) -> NodeState:
         """This node as it is now."""
@@ -229,6 +243,8 @@ class Node:
                 pid=process.pid if (process := self._engines.get((lane.plan.key, engine.generation))) else None,
                 reserved_bytes=engine.reserved_bytes,
                 resident_bytes=resident_bytes(process.pid) if process else None,
+                pinned=lane.plan.pinned,
+                loading=max(0.0, engine.loaded) if engine.phase == "starting" else None,
                 running=len(engine.running),
                 queued=len(lane.waiting),
                 idle_s=0.0 if engine.running else round(now - engine.last_used_at, 1),
@@ -248,6 +264,7 @@ class Node:
                 available_bytes=available_bytes(),
                 budget_bytes=self.budget_bytes,
                 reserved_bytes=self._state.reserved_bytes,
+                pressure=self._state.level,
             ),
             engines=tuple(engines),
             queued=sum(run.started_at is None for run in self._state.runs.values()),
@@ -331,7 +348,7 @@ class Node:
             log.info("engine of %s started, pid %d", spec.model, engine.pid)
             if early := self._ended.pop((key, generation), None):
                 engine.end(early)
-            self.on_change()
+            self._engines_changed()
             reason = await engine.run()
         except Exception as error:
             log.exception("the engine of %s", spec.model)
@@ -340,13 +357,18 @@ class Node:
             self._engines.pop((key, generation), None)
             self._ended.pop((key, generation), None)
             log.info("engine of %s is gone: %s", spec.model, reason)
+            self.loads.exiting(key, generation, reason)
             self._dispatch(Exited(key, generation, reason))
-            self.on_change()
+            self._engines_changed()
 
     def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
         self._dispatch(Heard(key, generation, message))
         if isinstance(message, pipe.Ready):
-            self.on_change()
+            self._engines_changed()
+
+    def _engines_changed(self) -> None:
+        self.loads.engines_changed()
+        self.on_change()
 
     def _set_timer(self) -> None:
         due = next_tick_at(self._state)
@@ -375,26 +397,3 @@ class Node:
 
     def _preferred(self, kind: Kind) -> str | None:
         return self.settings.chat_model if kind == "chat" else self.settings.image_model
-
-    def _quantize(self, request: Request, model: ModelInfo) -> int | None:
-        """Bits to quantise to while loading: none for a checkpoint that is quantised, and none for a toy."""
-        if isinstance(request, ChatRequest) or model.bits is not None:
-            return None
-        if request.quantize is not None:
-            return request.quantize
-        return None if model.builtin else self.settings.image_quantize or None
-
-    def _check_size(self, request: ImageRequest, model: ModelInfo) -> None:
-        """Refuse what the model or this Mac does not draw, before anything is loaded for it."""
-        limit, why = self.settings.max_image_px, "max_image_px (`herd-mcp config`)"
-        largest = largest_px(Path(model.path), model.family)
-        if largest is not None and largest <= limit:
-            limit, why = largest, "the model"
-        asked = max(request.width or 0, request.height or 0)
-        if asked > limit:
-            raise HerdError(
-                ErrorCode.INVALID_REQUEST,
-                f"{asked} px is too large: {model.name} draws at most {limit} px here, a limit of {why}.",
-                f"Ask for at most {limit} px.",
-                details={"max_px": limit},
-            )
