@@ -29,7 +29,7 @@ from herd_mcp.node.events import (
     Unload,
     Warm,
 )
-from herd_mcp.node.lanes import Engine, EngineKey, Lane, Run, State
+from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, Run, State
 from herd_mcp.node.outcome import completed, deltas
 from herd_mcp.node.protocol import check, overdue
 from herd_mcp.node.schedule import end, schedule, tell
@@ -60,8 +60,10 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
             _forgive(state, seconds, now)
         case Measured(level):
             state.level = level
-        case Warm() | Unload():
-            pass
+        case Warm(plan):
+            effects += _warm(state, plan)
+        case Unload(key):
+            effects += _unload(state, key)
     # A plain step starts and ends nothing: the hot path skips the look at all lanes.
     plain = isinstance(event, Heard) and isinstance(event.message, pipe.Step | pipe.LoadingNow | pipe.WaitingForTurn)
     if not plain and not state.closed:
@@ -124,6 +126,26 @@ def _submit(state: State, event: Submit, now: float) -> list[Effect]:
     return [tell(run, Queued(position=position, eta_s=lane.eta_s(position)))]
 
 
+def _warm(state: State, plan: Plan) -> list[Effect]:
+    if state.closed or state.draining:
+        return [Refuse("", _draining())]
+    lane = state.lanes.setdefault(plan.key, Lane(plan))
+    lane.wanted = lane.engine is None or lane.engine.condemned
+    return []
+
+
+def _unload(state: State, key: EngineKey) -> list[Effect]:
+    lane = state.lanes.get(key)
+    if lane is None:
+        return []
+    lane.wanted = False
+    if lane.engine is None and not lane.waiting:
+        del state.lanes[key]
+    elif lane.engine is not None and _idle(lane, lane.engine):
+        return [end(key, lane.engine, "unloaded")]
+    return []
+
+
 def _cancel(state: State, job_id: str, now: float) -> list[Effect]:
     run = state.runs.get(job_id)
     if run is None or run.cancelling:
@@ -147,7 +169,7 @@ def _forget(state: State, run: Run) -> None:
     lane = state.lanes[run.key]
     if run.started_at is None:
         lane.waiting.remove(run)
-    if not lane.waiting and lane.engine is None:
+    if not lane.waiting and lane.engine is None and not lane.wanted:
         del state.lanes[run.key]
 
 
@@ -233,7 +255,7 @@ def _exited(state: State, event: Exited) -> list[Effect]:
     for run in lost:
         _forget(state, run)
     lane.engine = None
-    if not lane.waiting:
+    if not lane.waiting and not lane.wanted:
         del state.lanes[event.key]
     return [tell(run, Failed(error=error)) for run in lost]
 

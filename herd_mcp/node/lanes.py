@@ -106,6 +106,8 @@ class Lane:
     plan: Plan
     engine: Engine | None = None
     waiting: deque[Run] = field(default_factory=deque)
+    wanted: bool = False
+    """Its engine is to be started though no job asks for it."""
     mean_run_s: float | None = None
     """Moving average of the time a run took in the engine."""
 

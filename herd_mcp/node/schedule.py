@@ -30,23 +30,36 @@ def schedule(state: State, now: float) -> list[Effect]:
                 claimed_at = submitted_at
         elif lane.engine.phase == "ready" and not lane.engine.condemned:
             effects += _start_runs(state, lane, lane.engine, claimed_at, now)
+    for lane in state.lanes.values():
+        if lane.wanted and lane.engine is None and claimed_at is None:
+            room, made = _make_room(state, lane)
+            effects += made
+            if room:
+                effects.append(_start_engine(state, lane, now))
     return effects
 
 
 def _make_room(state: State, lane: Lane) -> tuple[bool, list[Effect]]:
     """Whether the lane's engine fits now, and the idle engines to end if that makes it fit soon."""
     missing = lane.plan.needs.load_bytes + state.reserved_bytes - state.limits.budget_bytes
-    if missing <= 0:
+    most = state.limits.max_loaded
+    crowd = len(list(state.engines())) + 1 - most if most else 0
+    if missing <= 0 and crowd <= 0:
         return True, []
-    missing -= sum(engine.reserved_bytes for _, engine in state.engines() if engine.condemned)
+    condemned = [engine.reserved_bytes for _, engine in state.engines() if engine.condemned]
+    missing -= sum(condemned)
+    crowd -= len(condemned)
     leaving: list[tuple[Lane, Engine]] = []
     for other, engine in sorted(state.engines(), key=lambda pair: pair[1].last_used_at):
-        if missing <= 0:
+        if missing <= 0 and crowd <= 0:
             break
+        if other.plan.pinned:
+            continue
         if engine.phase == "ready" and not engine.condemned and not engine.running and not _owed_first(other, lane):
             leaving.append((other, engine))
             missing -= engine.reserved_bytes
-    if missing > 0:
+            crowd -= 1
+    if missing > 0 or crowd > 0:
         return False, []
     return False, [end(other.plan.key, engine, f"room for {lane.plan.spec.model}") for other, engine in leaving]
 
@@ -59,6 +72,7 @@ def _owed_first(other: Lane, lane: Lane) -> bool:
 
 def _start_engine(state: State, lane: Lane, now: float) -> StartEngine:
     plan = lane.plan
+    lane.wanted = False
     lane.engine = Engine(
         generation=state.number(),
         reserved_bytes=plan.needs.load_bytes,
