@@ -38,7 +38,7 @@ def fleet_health(
         *_errors(day, error_rate_pct),
         *_disk(settings, gallery_bytes, disk_free_bytes),
         *_nodes(nodes),
-        *(advice for node in nodes for advice in _memory(node)),
+        *(advice for node in nodes for advice in _ledger(node)),
     ]
     if damaged_history:
         recommendations.append(_damaged(damaged_history))
@@ -110,7 +110,7 @@ def _named_in_settings(models: Sequence[ModelInfo], settings: Settings) -> list[
     ]
 
 
-def _memory(node: NodeState) -> list[Recommendation]:
+def _ledger(node: NodeState) -> list[Recommendation]:
     memory = node.memory
     waiting = node.queued - sum(engine.queued for engine in node.engines)
     found = []
@@ -125,18 +125,6 @@ def _memory(node: NodeState) -> list[Recommendation]:
                 fix="Use fewer or smaller models at the same time, or lower memory_floor_bytes.",
                 node_id=node.node_id,
                 data={"waiting": waiting, "reserved_bytes": memory.reserved_bytes, "budget_bytes": memory.budget_bytes},
-            )
-        )
-    if memory.pressure in ("high", "critical"):
-        found.append(
-            Recommendation(
-                check_id="memory_pressure",
-                severity="critical" if memory.pressure == "critical" else "warning",
-                title=f"{node.name} is short of memory ({memory.pressure})",
-                description=f"{memory.available_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB are available.",
-                fix="Close other programs, or use a smaller model.",
-                node_id=node.node_id,
-                data={"available_bytes": memory.available_bytes, "total_bytes": memory.total_bytes},
             )
         )
     found += [

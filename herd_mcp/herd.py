@@ -122,7 +122,7 @@ class Herd:
     async def _begin_loading(self, request: Request) -> None:
         plan = await self._node.plan(request)
         if not self._node.loads.loaded(plan.key):
-            self._node.loads.check_room(plan)
+            self._node.loads.check_fit(plan)
             self._node.loads.warm(plan)
             raise self._node.loads.loading(plan)
 
@@ -133,7 +133,7 @@ class Herd:
         without `wait` at once. Raises HerdError: model_not_found, model_incomplete, kind_not_supported,
         insufficient_memory, busy with the numbers when there is no room now, or why it does not load."""
         plan = await self._node.plan_model(name)
-        self._node.loads.check_room(plan)
+        self._node.loads.check_fit(plan)
         if wait:
             await self._node.loads.load(plan)
         else:

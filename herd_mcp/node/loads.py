@@ -11,8 +11,8 @@ from typing import Protocol
 from herd_mcp.jobs import ErrorInfo, HerdError
 from herd_mcp.node.decide import crashed
 from herd_mcp.node.events import Event, Unload, Warm
+from herd_mcp.node.fit import check_fit, in_use, still_loading
 from herd_mcp.node.lanes import Engine, EngineKey, Plan, State
-from herd_mcp.node.room import check_room, in_use, still_loading
 
 END_S = 15.0
 """How long an engine that was told to end may take to be gone."""
@@ -68,9 +68,9 @@ class Loads:
         """What one is told who does not wait for the engine: how far it is, and when to come back."""
         return still_loading(self._state, plan, self._engine(plan.key), time.monotonic())
 
-    def check_room(self, plan: Plan) -> None:
+    def check_fit(self, plan: Plan) -> None:
         """Raises HerdError when the engine cannot be loaded now: insufficient_memory if it never can, else busy."""
-        check_room(self._state, plan)
+        check_fit(self._state, plan)
 
     def engines_changed(self) -> None:
         """An engine came, went or became ready."""

@@ -43,11 +43,11 @@ from herd_mcp.node.events import (
     Tell,
     Tick,
 )
+from herd_mcp.node.fit import fit_of
 from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.loads import END_S, Loads
 from herd_mcp.node.models import find_models, hub_cache
-from herd_mcp.node.room import room_for
 from herd_mcp.settings import Settings
 from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
 
@@ -222,12 +222,12 @@ class Node:
     def _fit(self, model: ModelInfo) -> dict[str, object]:
         """What the model takes here, and whether there is room for it."""
         plan = self._plan(model)
-        room = room_for(self._state, plan)
+        fit = fit_of(self._state, plan)
         return {
             "context_tokens": plan.spec.context_tokens,
             "needs_bytes": plan.needs.bytes_for([0]),
-            "can_load_now": model.usable and room.fits,
-            "reason": room.reason if model.usable else model.problem,
+            "can_load_now": model.usable and fit.now,
+            "reason": fit.reason if model.usable else model.problem,
         }
 
     def state(self) -> NodeState:
@@ -244,7 +244,7 @@ class Node:
                 reserved_bytes=engine.reserved_bytes,
                 resident_bytes=resident_bytes(process.pid) if process else None,
                 pinned=lane.plan.pinned,
-                loading=max(0.0, engine.loaded) if engine.phase == "starting" else None,
+                loading=max(engine.loaded, 0.0) if engine.phase == "starting" else None,
                 running=len(engine.running),
                 queued=len(lane.waiting),
                 idle_s=0.0 if engine.running else round(now - engine.last_used_at, 1),

@@ -9,10 +9,10 @@ import pytest
 from herd_mcp import pipe
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.node.events import Exited, Heard, Release, StartEngine, Unload, Warm
+from herd_mcp.node.fit import check_fit, fit_of, still_loading
 from herd_mcp.node.lanes import EngineKey, Plan, State
 from herd_mcp.node.loads import Loads
 from herd_mcp.node.memory import Needs
-from herd_mcp.node.room import check_room, room_for, still_loading
 from herd_mcp.settings import GIB
 
 from .test_decide import LIMITS, begun, new_state, play, ready, submit
@@ -34,13 +34,13 @@ def with_loaded(*plans: Plan, max_loaded: int = 0) -> State:
 
 def test_a_model_that_is_loaded_or_fits_has_room_and_nothing_to_explain() -> None:
     state = with_loaded(plan("a"))
-    assert (room_for(state, plan("a")).fits, room_for(state, plan("b", 4)).reason) == (True, "")
+    assert (fit_of(state, plan("a")).now, fit_of(state, plan("b", 4)).reason) == (True, "")
 
 
 def test_what_would_be_ended_first_is_named() -> None:
     state = with_loaded(plan("a", 3), plan("b", 4))
-    assert room_for(state, plan("c", 5)).reason == "a would be ended first"
-    assert room_for(state, plan("c", 8)).reason == "a and b would be ended first"
+    assert fit_of(state, plan("c", 5)).reason == "a would be ended first"
+    assert fit_of(state, plan("c", 8)).reason == "a and b would be ended first"
 
 
 @pytest.mark.parametrize("how", ["works", "loads", "is pinned"])
@@ -52,11 +52,11 @@ def test_what_works_loads_or_is_pinned_is_not_counted_on_and_the_numbers_are_tol
     if how == "works":
         job = submit("j", "a")
         assert begun(play(state, replace(job, plan=held), Release("j")))
-    room = room_for(state, plan("b"))
-    assert not room.fits
-    assert room.reason == "it needs 6.0 GiB, 4.0 GiB of 10.0 GiB are free for models, and a work, load or are pinned"
+    fit = fit_of(state, plan("b"))
+    assert not fit.now
+    assert fit.reason == "it needs 6.0 GiB, 4.0 GiB of 10.0 GiB are free for models, and a work, load or are pinned"
     with pytest.raises(HerdError) as refused:
-        check_room(state, plan("b"))
+        check_fit(state, plan("b"))
     assert refused.value.info.code == ErrorCode.BUSY
     details = refused.value.info.details
     assert (details["needed_bytes"], details["free_bytes"], details["budget_bytes"]) == (6 * GIB, 4 * GIB, 10 * GIB)
@@ -64,15 +64,15 @@ def test_what_works_loads_or_is_pinned_is_not_counted_on_and_the_numbers_are_tol
 
 def test_a_model_larger_than_the_budget_never_fits() -> None:
     with pytest.raises(HerdError) as refused:
-        check_room(with_loaded(), plan("a", 11))
+        check_fit(with_loaded(), plan("a", 11))
     assert refused.value.info.code == ErrorCode.INSUFFICIENT_MEMORY
-    assert "11.0 GiB" in room_for(with_loaded(), plan("a", 11)).reason
+    assert "11.0 GiB" in fit_of(with_loaded(), plan("a", 11)).reason
 
 
 def test_places_count_beside_memory() -> None:
-    assert room_for(with_loaded(plan("a", 1), max_loaded=1), plan("b", 1)).reason == "a would be ended first"
-    room = room_for(with_loaded(plan("a", 1, pinned=True), max_loaded=1), plan("b", 1))
-    assert (room.fits, room.reason) == (False, "max_loaded is 1, and a work, load or are pinned")
+    assert fit_of(with_loaded(plan("a", 1), max_loaded=1), plan("b", 1)).reason == "a would be ended first"
+    fit = fit_of(with_loaded(plan("a", 1, pinned=True), max_loaded=1), plan("b", 1))
+    assert (fit.now, fit.reason) == (False, "max_loaded is 1, and a work, load or are pinned")
 
 
 def test_one_who_does_not_wait_is_told_how_far_it_is_and_when_to_come_back() -> None:

@@ -17,25 +17,25 @@ MAX_TOLD = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What there is for one more engine."""
+class Fit:
+    """Whether there is room for one more engine."""
 
-    fits: bool
+    now: bool
     """Now, or as soon as idle models have ended for it."""
     reason: str = ""
     """Why it does not fit, or what would be ended first."""
 
 
-def room_for(state: State, plan: Plan) -> Room:
-    """The room for the engine of `plan`. Nothing that works, that is waited for or that is pinned is ended for it."""
+def fit_of(state: State, plan: Plan) -> Fit:
+    """For the engine of `plan`. Nothing that works, that is waited for or that is pinned is ended for it."""
     lane = state.lanes.get(plan.key)
     if lane is not None and lane.engine is not None and not lane.engine.condemned:
-        return Room(True)
+        return Fit(True)
     needed, limits = plan.needs.load_bytes, state.limits
     free = limits.budget_bytes - state.reserved_bytes
     have = f"{gib(max(0, free))} of {gib(limits.budget_bytes)} are free for models"
     if needed > limits.budget_bytes:
-        return Room(False, f"it needs {gib(needed)}, and models may take {gib(limits.budget_bytes)} on this Mac")
+        return Fit(False, f"it needs {gib(needed)}, and models may take {gib(limits.budget_bytes)} on this Mac")
     others = [(other, engine) for other, engine in state.engines() if not engine.condemned]
     free += sum(engine.reserved_bytes for _, engine in state.engines() if engine.condemned)
     places = limits.max_loaded - len(others) if limits.max_loaded else len(others) + 1
@@ -48,21 +48,21 @@ def room_for(state: State, plan: Plan) -> Room:
             free += engine.reserved_bytes
             places += 1
     if needed > free:
-        return Room(False, f"it needs {gib(needed)}, {have}, and {_what_holds(others)}")
+        return Fit(False, f"it needs {gib(needed)}, {have}, and {_what_holds(others)}")
     if places <= 0:
-        return Room(False, f"max_loaded is {limits.max_loaded}, and {_what_holds(others)}")
-    return Room(True, f"{' and '.join(leaving)} would be ended first" if leaving else "")
+        return Fit(False, f"max_loaded is {limits.max_loaded}, and {_what_holds(others)}")
+    return Fit(True, f"{' and '.join(leaving)} would be ended first" if leaving else "")
 
 
-def check_room(state: State, plan: Plan) -> None:
+def check_fit(state: State, plan: Plan) -> None:
     """Raises HerdError when the engine cannot be loaded now: insufficient_memory if it never can, else busy."""
     if plan.needs.load_bytes > state.limits.budget_bytes:
         raise too_big(plan.spec.model, plan.needs.load_bytes, state.limits.budget_bytes)
-    room = room_for(state, plan)
-    if not room.fits:
+    fit = fit_of(state, plan)
+    if not fit.now:
         raise HerdError(
             ErrorCode.BUSY,
-            f"{plan.spec.model} cannot be loaded now: {room.reason}.",
+            f"{plan.spec.model} cannot be loaded now: {fit.reason}.",
             f"Try again in about {RETRY_S} s.",
             retryable=True,
             details={
@@ -76,7 +76,7 @@ def check_room(state: State, plan: Plan) -> None:
 
 def still_loading(state: State, plan: Plan, engine: Engine | None, now: float) -> HerdError:
     """What one is told who does not wait for a model: how far its loading is, and when to come back."""
-    left_s, told = None, room_for(state, plan).reason or "it has just begun"
+    left_s, told = None, fit_of(state, plan).reason or "it has just begun"
     loaded = engine.loaded if engine else -1.0
     if engine is not None and loaded > 0:
         left_s = (now - engine.started_at) * (1 - loaded) / loaded
