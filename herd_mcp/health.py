@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from herd_mcp.node.choose import download_command
+from herd_mcp.node.choose import download_command, means
 from herd_mcp.node.relief import SHORT_IDLE_S
 from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, Settings
@@ -16,6 +16,10 @@ COST = {"info": 0, "warning": 10, "critical": 30}
 ERROR_RATE_WARNING_PCT = 10.0
 ERROR_RATE_MIN_JOBS = 5
 DISK_WARNING_BYTES = 10 * GIB
+NEARLY_FULL = 0.8
+"""Of the budget: with so much reserved, jobs whose engine is not there wait for memory."""
+RAISED = 1.2
+"""From here on a measured need is told: below, it is within what estimates promise."""
 
 
 def fleet_health(
@@ -32,10 +36,12 @@ def fleet_health(
     error_rate_pct = round(100 * day.failed / day.total, 1) if day.total else 0.0
     recommendations = [
         *_models(models),
+        *_named_in_settings(models, settings),
         *_errors(day, error_rate_pct),
         *_disk(settings, gallery_bytes, disk_free_bytes),
         *_nodes(nodes),
         *_memory(nodes, settings),
+        *(advice for node in nodes for advice in _ledger(node)),
     ]
     if damaged_history:
         recommendations.append(_damaged(damaged_history))
@@ -86,6 +92,57 @@ def _models(models: Sequence[ModelInfo]) -> list[Recommendation]:
         )
         for model in models
         if not model.complete
+    ]
+    return found
+
+
+def _named_in_settings(models: Sequence[ModelInfo], settings: Settings) -> list[Recommendation]:
+    """Models that a setting names and that are not here, or cannot be used."""
+    return [
+        Recommendation(
+            check_id=f"{setting}_missing",
+            severity="warning",
+            title=f"{name}, which {setting} names, is not here",
+            description="There is no such model on this Mac that can be used; everything else goes on without it.",
+            fix=f"Correct {setting} in config.toml (`herd-mcp config --path`), or get it: {download_command(name)}",
+            data={"model": name},
+        )
+        for setting, names in (("preload", settings.preload), ("models", settings.models))
+        for name in names
+        if not any(model.usable and means(model, name) for model in models)
+    ]
+
+
+def _ledger(node: NodeState) -> list[Recommendation]:
+    memory = node.memory
+    waiting = node.queued - sum(engine.queued for engine in node.engines)
+    found = []
+    if waiting > 0 and memory.reserved_bytes >= NEARLY_FULL * memory.budget_bytes:
+        found.append(
+            Recommendation(
+                check_id="memory_full",
+                severity="warning",
+                title=f"{waiting} {'job waits' if waiting == 1 else 'jobs wait'} for memory on {node.name}",
+                description=f"{memory.reserved_bytes / GIB:.1f} of {memory.budget_bytes / GIB:.1f} GiB for models are "
+                "reserved; another model is loaded when those that work are done.",
+                fix="Use fewer or smaller models at the same time, or lower memory_floor_bytes.",
+                node_id=node.node_id,
+                data={"waiting": waiting, "reserved_bytes": memory.reserved_bytes, "budget_bytes": memory.budget_bytes},
+            )
+        )
+    found += [
+        Recommendation(
+            check_id="estimate_raised",
+            severity="warning",
+            title=f"{estimate.model} takes more memory than its files say",
+            description=f"Its work was seen to take {estimate.factor:.1f} times what was computed; so much is "
+            "reserved for it from now on.",
+            fix="Nothing has to be done. If it does not fit any more, take a smaller model.",
+            node_id=node.node_id,
+            data={"model": estimate.model, "factor": estimate.factor},
+        )
+        for estimate in node.estimates
+        if estimate.factor >= RAISED
     ]
     return found
 

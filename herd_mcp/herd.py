@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from herd_mcp.changes import Changes
 from herd_mcp.health import fleet_health
 from herd_mcp.jobs import ErrorCode, HerdError, Job, JobEvent, Kind, Request, new_job_id
+from herd_mcp.node.choose import find
 from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.history import History
 from herd_mcp.node.identity import node_id
@@ -24,6 +26,8 @@ from herd_mcp.owner.owner import Owner
 from herd_mcp.owner.record import outcome_of, without_picture
 from herd_mcp.settings import Settings, home
 from herd_mcp.state import Change, FleetHealth, ImageStats, ModelInfo, NodeState
+
+log = logging.getLogger(__name__)
 
 FORGET_EVERY_S = 600.0
 CLOSE_S = 30.0
@@ -46,13 +50,16 @@ class Herd:
 
     # ── jobs ──
 
-    async def submit(self, request: Request, *, client: str, stream: bool = False) -> Job:
+    async def submit(self, request: Request, *, client: str, stream: bool = False, patient: bool = True) -> Job:
         """Accept a request: when this returns, the job is on disk and will have exactly one outcome.
 
         `client` names the surface. `stream`: the asker shows the answer while it comes, so a chat is not repeated
-        after its first token. Raises HerdError: model_not_found, model_incomplete, kind_not_supported,
-        invalid_request, busy, insufficient_memory, draining, disk.
+        after its first token. Not `patient`: busy is raised where a model must be loaded first, which begins then.
+        Raises HerdError: model_not_found, model_incomplete, kind_not_supported, invalid_request, busy,
+        insufficient_memory, draining, disk.
         """
+        if not patient:
+            await self._begin_loading(request)
         job = Job(
             id=new_job_id(self.node_id),
             kind=request.kind,
@@ -113,7 +120,47 @@ class Herd:
         now = [without_picture(live.job if (live := self._owner.find(job.id)) else job) for job in stored]
         return [job for job in now if status is None or job.status == status]
 
+    async def _begin_loading(self, request: Request) -> None:
+        plan = await self._node.plan(request)
+        if not self._node.loads.loaded(plan.key):
+            self._node.loads.check_fit(plan)
+            self._node.loads.warm(plan)
+            raise self._node.loads.loading(plan)
+
+    # ── loading ──
+
+    async def load(self, name: str, *, wait: bool = True) -> ModelInfo:
+        """Load a model, as it is loaded for requests that ask for nothing special, and return it when it takes work;
+        without `wait` at once. Raises HerdError: model_not_found, model_incomplete, kind_not_supported,
+        insufficient_memory, busy with the numbers when there is no room now, or why it does not load."""
+        plan = await self._node.plan_model(name)
+        self._node.loads.check_fit(plan)
+        if wait:
+            await self._node.loads.load(plan)
+        else:
+            self._node.loads.warm(plan)
+        return await self.model(plan.spec.model)
+
+    async def unload(self, name: str) -> ModelInfo:
+        """End the engines of a model and return it when they are gone. Raises HerdError: model_not_found, busy with the
+        jobs that run or wait in one."""
+        model = await self.model(name)
+        await self._node.loads.unload(model.name)
+        return await self.model(model.name)
+
+    async def preload(self) -> None:
+        """Begin to load what the settings name. What cannot be loaded is logged, and told by `health`."""
+        for name in self.settings.preload:
+            try:
+                await self.load(name, wait=False)
+            except HerdError as error:
+                log.warning("%s, which `preload` names, is not loaded: %s", name, error)
+
     # ── what there is ──
+
+    async def model(self, name: str) -> ModelInfo:
+        """The model that a name means. Raises HerdError(model_not_found)."""
+        return find(await self._node.models(), name)
 
     async def models(self, kind: Kind | None = None) -> list[ModelInfo]:
         """The models of this node."""
@@ -206,12 +253,14 @@ async def open_herd(settings: Settings, read_memory: ReadMemory = read) -> Async
     gallery = Gallery(folder / "images")
     history = await History.open(folder / "herd.db")
     herd = Herd(settings, node, history, gallery)
-    tidying = asyncio.create_task(herd.tidy())
     node.start()
+    beside = [asyncio.create_task(herd.tidy())]
     try:
         await herd.restore()
+        beside.append(asyncio.create_task(herd.preload()))
         yield herd
     finally:
-        tidying.cancel()
+        for task in beside:
+            task.cancel()
         await herd.close()
         await history.close()

@@ -20,7 +20,8 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """Longest message of an engine. The longest that is meant is one step with a tool call as long as a model's context."""
 
 DEFAULT_MAX_TOKENS = 4096
-"""Length of an answer when the request names none, or what remains of the context if that is less."""
+"""Length of an answer when the request names none, or what remains of the context if that is less. The node names one
+(its setting max_tokens)."""
 
 LOADING_STEP = 0.01
 """The least rise of a loading fraction that is worth a message."""
@@ -56,6 +57,8 @@ class EngineSpec(Frozen):
     prompt_cache_bytes: int = 0
     max_batch: int = 32
     """Chat: most streams in one batch. Images run one at a time."""
+    context_tokens: int | None = None
+    """Chat: the longest conversation that is taken, where that is less than the model's own limit."""
     turns: str = ""
     """The folder of the locks with which the engines of this Mac take turns at the GPU. Empty: this one is alone."""
     stall_s: float = 180.0

@@ -35,6 +35,11 @@ def _default_name() -> str:
     return platform.node().removesuffix(".local").removesuffix(".lan") or "mac"
 
 
+def _names(value: Any) -> Any:
+    """Names as a list in TOML, or with commas between in a variable."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 def _paths(value: Any) -> Any:
     """Folders as a list in TOML, or joined by the system's path separator in a variable."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
@@ -135,7 +140,9 @@ class Settings(BaseSettings):
         description="Longest conversation in tokens, prompt and answer together. Default: the model's own limit.",
     )
     max_steps: int = Field(MAX_STEPS, ge=1, le=MAX_STEPS, description="Most steps of an image.")
-    preload: tuple[str, ...] = Field((), description="Models to load when the node starts, in this order.")
+    preload: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        (), description="Models to load when the node starts, in this order."
+    )
     max_loaded: int = Field(
         0, ge=0, le=64, description="Models loaded at the same time at most, beside what memory allows; 0 is no limit."
     )
@@ -144,7 +151,7 @@ class Settings(BaseSettings):
         description="What single models have of their own: `pinned` (never ended to make room, nor for being idle), "
         "`idle_unload_s`, `max_tokens`, `context_tokens`, `batch`.",
     )
-    pressure_max_tokens: dict[Literal["moderate", "high", "critical"], int] = Field(
+    pressure_max_tokens: dict[Literal["moderate", "high", "critical"], Annotated[int, Field(ge=1)]] = Field(
         {"moderate": 8192, "high": 2048, "critical": 512},
         description="Longest answer in tokens while this Mac is short of memory, by how short. An answer that is cut "
         "so says so.",

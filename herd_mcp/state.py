@@ -37,6 +37,14 @@ class ModelInfo(Frozen):
     default: bool = False
     """Taken when a request names no model of this kind."""
     loaded: bool = False
+    needs_bytes: int = 0
+    """Memory to load it and to work in it."""
+    can_load_now: bool = False
+    """Loaded already, or there is room for it, if need be after idle models have ended."""
+    reason: str = ""
+    """Why it cannot be loaded now, with the numbers, or what would be ended first."""
+    recommended: bool = False
+    """The largest of its kind that can be used and fits this Mac."""
 
     @property
     def builtin(self) -> bool:

@@ -85,13 +85,19 @@ def _source(name: str, field: FieldInfo, in_file: set[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: folders as text, tuples as lists."""
+    """As JSON has it: folders as text, tuples as lists, what a model has of its own as objects."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if hasattr(value, "model_dump"):
+        return value.model_dump(exclude_unset=True)
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 def _shown(value: Any) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {part}" for name, part in value.items())
     return os.pathsep.join(value) if isinstance(value, list) else str(value)

@@ -12,7 +12,7 @@ from herd_mcp.cli.console import clean, human_bytes, human_s, print_json, print_
 if TYPE_CHECKING:
     from herd_mcp.cli.client import Status
     from herd_mcp.jobs import Job
-    from herd_mcp.state import NodeState
+    from herd_mcp.state import EngineState, ModelInfo, NodeState
 
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
@@ -57,29 +57,16 @@ def show_status_if_up() -> None:
 
 def _show_status(told: Status, running: list[Job]) -> None:
     print_table(
-        ("node", "status", "version", "chip", "memory free", "for models", "running", "queued", "up"),
+        ("node", "status", "version", "chip", "memory free", "pressure", "for models", "running", "queued", "up"),
         [_node_row(node) for node in told.nodes],
         right=("memory free", "for models", "running", "queued", "up"),
     )
     engines = [(node.name, engine) for node in told.nodes for engine in node.engines]
     if engines:
         print_table(
-            ("engine", "kind", "node", "phase", "pid", "memory", "running", "queued", "idle"),
-            [
-                (
-                    engine.model,
-                    engine.kind,
-                    name,
-                    engine.phase,
-                    engine.pid or "–",
-                    human_bytes(engine.resident_bytes or engine.reserved_bytes),
-                    engine.running,
-                    engine.queued,
-                    human_s(engine.idle_s) if not engine.running else "–",
-                )
-                for name, engine in engines
-            ],
-            right=("pid", "memory", "running", "queued", "idle"),
+            ("engine", "kind", "node", "phase", "pid", "reserved", "held", "running", "queued", "idle"),
+            [_engine_row(name, engine) for name, engine in engines],
+            right=("pid", "reserved", "held", "running", "queued", "idle"),
         )
     else:
         typer.echo("No model is loaded; the first request loads one.")
@@ -97,10 +84,27 @@ def _node_row(node: NodeState) -> tuple[object, ...]:
         node.version,
         node.chip,
         f"{human_bytes(memory.available_bytes)} of {human_bytes(memory.total_bytes)}",
+        memory.pressure,
         f"{human_bytes(memory.reserved_bytes)} of {human_bytes(memory.budget_bytes)}",
         node.running,
         node.queued,
         human_s(time.time() - node.started_at),
+    )
+
+
+def _engine_row(node: str, engine: EngineState) -> tuple[object, ...]:
+    loading = f" {engine.loading:.0%}" if engine.loading is not None else ""
+    return (
+        engine.model,
+        engine.kind,
+        node,
+        f"{engine.phase}{loading}{', pinned' if engine.pinned else ''}",
+        engine.pid or "–",
+        human_bytes(engine.reserved_bytes),
+        "–" if engine.resident_bytes is None else human_bytes(engine.resident_bytes),
+        engine.running,
+        engine.queued,
+        human_s(engine.idle_s) if not engine.running else "–",
     )
 
 
@@ -110,7 +114,7 @@ def models(
 ) -> None:
     """List the models on this Mac.
 
-    With size, where they come from, and whether they are complete and loaded.
+    With size, the memory that each needs, whether it is complete and loaded, and whether there is room for it now.
 
     \b
     Example:
@@ -124,21 +128,29 @@ def models(
         print_json(found)
         return
     print_table(
-        ("model", "kind", "size", "where", "complete", "loaded", "default"),
+        ("model", "kind", "size", "needs", "where", "complete", "loaded", "room now", ""),
         [
             (
                 model.name,
                 model.kind,
                 human_bytes(model.bytes),
+                human_bytes(model.needs_bytes),
                 model.source,
                 "yes" if model.complete else f"no: {model.problem}",
                 "yes" if model.loaded else "",
-                "yes" if model.default else "",
+                _room(model),
+                ", ".join(["default"] * model.default + ["recommended"] * model.recommended),
             )
             for model in found
         ],
-        right=("size",),
+        right=("size", "needs"),
     )
+
+
+def _room(model: ModelInfo) -> str:
+    if not model.usable or model.loaded:
+        return ""
+    return ": ".join(part for part in ("yes" if model.can_load_now else "no", model.reason) if part)
 
 
 def jobs(

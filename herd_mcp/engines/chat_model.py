@@ -71,7 +71,7 @@ def load_chat_model(spec: EngineSpec, report: Report, turn: Turn) -> ChatModel:
         folder=folder,
         model=model,
         tokenizer=tokenizer,
-        context_tokens=_context_tokens(config),
+        context_tokens=min(filter(None, (_context_tokens(config), spec.context_tokens)), default=None),
         longest_token_chars=max(map(len, tokenizer.get_vocab()), default=1),
         weights_bytes=weights_bytes,
     )

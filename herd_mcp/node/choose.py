@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from herd_mcp.jobs import ErrorCode, HerdError, Kind
+from herd_mcp.jobs import SHOWN_CHARS, ErrorCode, HerdError, Kind
 from herd_mcp.node.image_families import all_families, find_family
 from herd_mcp.state import ModelInfo
 
@@ -29,8 +29,27 @@ def default(models: Sequence[ModelInfo], kind: Kind) -> ModelInfo:
     return max(able, key=lambda model: (not model.builtin, model.loaded, model.bytes))
 
 
+def recommend(models: Sequence[ModelInfo], budget_bytes: int) -> set[str]:
+    """Of each kind the name of the largest model that can be used and fits this Mac, real ones before built-in ones."""
+    best: dict[Kind, ModelInfo] = {}
+    for model in sorted(models, key=lambda model: (not model.builtin, model.needs_bytes)):
+        if model.usable and model.needs_bytes <= budget_bytes:
+            best[model.kind] = model
+    return {model.name for model in best.values()}
+
+
+def find(models: Sequence[ModelInfo], name: str) -> ModelInfo:
+    """The model of whatever kind that `name` means, usable or not. Raises HerdError(model_not_found)."""
+    matches = [model for model in models if means(model, name)]
+    if not matches and (family := find_family(name)):
+        matches = [model for model in models if model.kind == "image" and model.family == family.key]
+    if not matches:
+        raise _not_found(models, None, name)
+    return max(matches, key=lambda model: (model.name.lower() == name.lower(), model.usable, model.loaded, model.bytes))
+
+
 def _named(models: Sequence[ModelInfo], kind: Kind, name: str) -> ModelInfo:
-    matches = [model for model in models if _means(model, name)]
+    matches = [model for model in models if means(model, name)]
     if not matches and kind == "image" and (family := find_family(name)):
         matches = [model for model in models if model.kind == "image" and model.family == family.key]
     right = [model for model in matches if model.kind == kind]
@@ -45,12 +64,13 @@ def _named(models: Sequence[ModelInfo], kind: Kind, name: str) -> ModelInfo:
         raise _not_found(models, kind, name)
     usable = [model for model in right if model.usable]
     if not usable:
-        raise _not_usable(right[0])
+        raise not_usable(right[0])
     # By its own name before by an alias that several share; then as `default` would.
     return max(usable, key=lambda model: (model.name.lower() == name.lower(), model.loaded, model.bytes))
 
 
-def _not_usable(model: ModelInfo) -> HerdError:
+def not_usable(model: ModelInfo) -> HerdError:
+    """Why a model that is here cannot be taken."""
     if not model.complete:
         return HerdError(
             ErrorCode.MODEL_INCOMPLETE,
@@ -64,24 +84,28 @@ def _not_usable(model: ModelInfo) -> HerdError:
     )
 
 
-def _means(model: ModelInfo, name: str) -> bool:
+def means(model: ModelInfo, name: str) -> bool:
+    """Whether `name` is the model's own or one of its aliases."""
     return name.lower() in (known.lower() for known in (model.name, *model.aliases))
 
 
-def _not_found(models: Sequence[ModelInfo], kind: Kind, name: str) -> HerdError:
+def _not_found(models: Sequence[ModelInfo], kind: Kind | None, name: str) -> HerdError:
     here = {
-        known.lower(): model.name for model in models if model.kind == kind for known in (model.name, *model.aliases)
+        known.lower(): model.name
+        for model in models
+        if kind in (None, model.kind)
+        for known in (model.name, *model.aliases)
     }
     close = difflib.get_close_matches(name.lower(), here, n=3, cutoff=0.4)
     nearest = list(dict.fromkeys(here[match] for match in close))
-    family = find_family(name) if kind == "image" else None
-    message = f"There is no {kind} model {name!r} on this Mac."
+    family = find_family(name) if kind != "chat" else None
+    message = f"There is no {f'{kind} ' if kind else ''}model {name[:SHOWN_CHARS]!r} on this Mac."
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest and family is None else ""
     return HerdError(
         ErrorCode.MODEL_NOT_FOUND,
         message,
         hint + _how_to_get(family.repo if family else None),
-        details={"nearest": nearest, "known_to_mflux": _near_families(name) if kind == "image" else []},
+        details={"nearest": nearest, "known_to_mflux": _near_families(name) if kind != "chat" else []},
     )
 
 

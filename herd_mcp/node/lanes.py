@@ -9,7 +9,7 @@ from typing import Literal
 
 from herd_mcp.jobs import ErrorInfo, Request, ToolCall
 from herd_mcp.node.memory import Needs
-from herd_mcp.pipe import EngineSpec
+from herd_mcp.pipe import DEFAULT_MAX_TOKENS, EngineSpec
 from herd_mcp.state import Level
 
 
@@ -41,6 +41,8 @@ class Plan:
     needs: Needs
     capacity: int
     """Runs the engine takes at the same time."""
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    """Of an answer whose asker named none."""
     pinned: bool = False
     """Never ended to make room, nor for being idle."""
     idle_unload_s: float | None = None
@@ -130,10 +132,10 @@ class Lane:
     plan: Plan
     engine: Engine | None = None
     waiting: deque[Run] = field(default_factory=deque)
-    mean_run_s: float | None = None
-    """Moving average of the time a run took in the engine."""
     wanted: bool = False
     """Its engine is to be started though no job asks for it."""
+    mean_run_s: float | None = None
+    """Moving average of the time a run took in the engine."""
     yielded: Place = (float("-inf"), 0)
     """Its place since it had a whole turn and gave it up to others."""
 

@@ -27,7 +27,8 @@ MAX_FOLDERS = 2_000
 BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
-CONTEXT_KEYS = ("max_position_embeddings", "max_seq_len", "n_positions", "model_max_length", "seq_length")
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+"""As the engine has them."""
 
 
 def find_models(settings: Settings, home: Path) -> list[ModelInfo]:
@@ -162,8 +163,9 @@ def _context_tokens(config: dict[str, Any]) -> int | None:
     inner = config.get("text_config")
     for part in (config, inner if isinstance(inner, dict) else {}):
         for key in CONTEXT_KEYS:
-            if isinstance(part.get(key), int):
-                return int(part[key])
+            value = part.get(key)
+            if isinstance(value, int) and value > 1:
+                return value
     return None
 
 

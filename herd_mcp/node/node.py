@@ -6,13 +6,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from herd_mcp import pipe
 from herd_mcp.jobs import (
-    ChatRequest,
-    ErrorCode,
     ErrorInfo,
     Failed,
     HerdError,
@@ -23,8 +21,8 @@ from herd_mcp.jobs import (
     Request,
     Terminal,
 )
-from herd_mcp.node import memory, pressure
-from herd_mcp.node.choose import choose
+from herd_mcp.node import memory, plans, pressure
+from herd_mcp.node.choose import choose, find, not_usable, recommend
 from herd_mcp.node.decide import decide, next_tick_at
 from herd_mcp.node.engines import EngineProcess
 from herd_mcp.node.events import (
@@ -46,10 +44,10 @@ from herd_mcp.node.events import (
     Tell,
     Tick,
 )
+from herd_mcp.node.fit import fit_of
 from herd_mcp.node.hardware import available_bytes, hardware
-from herd_mcp.node.image_families import largest_px
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
-from herd_mcp.node.memory import Needs
+from herd_mcp.node.loads import END_S, Loads
 from herd_mcp.node.models import find_models, hub_cache
 from herd_mcp.node.watch import Watch, held_bytes
 from herd_mcp.node.words import interrupted
@@ -62,7 +60,6 @@ LIST_FRESH_S = 5.0
 """How long a look at the disk counts for a list of models; then the next question looks again."""
 KNOWN_FRESH_S = 60.0
 """The same for a job whose model is known, which shall not wait for the disk."""
-END_S = 15.0
 BEAT_S = 5.0
 """How often a node with work looks whether time went on without it."""
 LATE_S = 2.0
@@ -123,6 +120,7 @@ class Node:
                 budget_bytes=self.budget_bytes,
                 memory_margin=settings.memory_margin,
                 pressure_max_tokens=settings.pressure_max_tokens,
+                max_loaded=settings.max_loaded,
             ),
         )
         self._inboxes: dict[tuple[str, int], Inbox] = {}
@@ -138,6 +136,7 @@ class Node:
         self._looking = asyncio.Lock()
         self._watch = Watch(read_memory, self._processes, self._measured)
         self._watching: asyncio.Task[None] | None = None
+        self.loads = Loads(self._state, self._dispatch, settings.load_timeout_s)
         self.on_change: Callable[[], None] = lambda: None
         """Called when an engine comes or goes, and when memory gets shorter or less so."""
 
@@ -145,33 +144,30 @@ class Node:
 
     async def plan(self, request: Request) -> Plan:
         """Which engine serves the request. Raises HerdError: model_not_found, model_incomplete, kind_not_supported,
-        invalid_request for a size over the model's or max_image_px."""
+        invalid_request for a size over the model's or max_image_px, or for more steps than max_steps."""
         preferred = self._preferred(request.kind)
-        try:
-            model = choose(await self.models(fresh_s=KNOWN_FRESH_S), request.kind, request.model, preferred)
-        except HerdError:  # it may have come since the last look
-            model = choose(await self.models(fresh_s=0), request.kind, request.model, preferred)
+        model = await self._known(lambda models: choose(models, request.kind, request.model, preferred))
+        asked = None
         if isinstance(request, ImageRequest):
-            self._check_size(request, model)
-        quantize = self._quantize(request, model)
-        spec = pipe.EngineSpec(
-            kind=model.kind,
-            model=model.name,
-            path=model.path,
-            family=model.family,
-            quantize=quantize,
-            prompt_cache_bytes=self.settings.prompt_cache_bytes,
-            max_batch=self.settings.chat_batch,
-            turns=str(self.home / "run"),
-            stall_s=self.settings.engine_stall_s,
-            between_blocks={"auto": None, "step": False, "block": True}[self.settings.image_hand_over],
-        )
-        return Plan(
-            key=EngineKey(model.name, quantize),
-            spec=spec,
-            needs=Needs(memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin)),
-            capacity=self.settings.chat_batch if model.kind == "chat" else 1,
-        )
+            plans.check_image(request, model, self.settings)
+            asked = request.quantize
+        return self._plan(model, asked)
+
+    async def plan_model(self, name: str) -> Plan:
+        """How the model is loaded when no request asks for something else. Raises HerdError as `plan`."""
+        model = await self._known(lambda models: find(models, name))
+        if not model.usable:
+            raise not_usable(model)
+        return self._plan(model)
+
+    async def _known(self, pick: Callable[[Sequence[ModelInfo]], ModelInfo]) -> ModelInfo:
+        try:
+            return pick(await self.models(fresh_s=KNOWN_FRESH_S))
+        except HerdError:  # it may have come since the last look
+            return pick(await self.models(fresh_s=0))
+
+    def _plan(self, model: ModelInfo, quantize: int | None = None) -> Plan:
+        return plans.plan_for(model, self.settings, self.home, plans.quantize_for(model, self.settings, quantize))
 
     def reserve(
         self, job: Job, attempt: int, plan: Plan, *, spool: str = "", forced: bool = False, alone: bool = False
@@ -179,10 +175,11 @@ class Node:
         """Take a place for the job, or raise HerdError (busy, insufficient_memory, draining, interrupted). It waits for
         `run`. `alone`: it shares its engine with nobody."""
         assert job.request is not None
+        request = plans.with_limits(job.request, plan)
         refusals: list[ErrorInfo] = []
         timeout_s = self.settings.job_timeout_s
         self._inboxes[job.id, attempt] = Inbox()
-        self._dispatch(Submit(job.id, attempt, job.request, plan, spool, timeout_s, forced, alone), refusals)
+        self._dispatch(Submit(job.id, attempt, request, plan, spool, timeout_s, forced, alone), refusals)
         if refusals:
             del self._inboxes[job.id, attempt]
             raise HerdError.of(refusals[0])
@@ -221,14 +218,31 @@ class Node:
                 self._models = await asyncio.to_thread(find_models, self.settings, self.home)
                 self._models_at = time.monotonic()
         loaded = {lane.plan.key.model for lane, engine in self._state.engines() if engine.phase == "ready"}
-        models = [model.model_copy(update={"loaded": model.name in loaded}) for model in self._models]
+        models = [
+            model.model_copy(update={"loaded": model.name in loaded, **self._fit(model)}) for model in self._models
+        ]
         defaults = set()
         for kind in ("chat", "image"):
             try:
                 defaults.add(choose(models, kind, None, self._preferred(kind)).name)
             except HerdError:
                 continue
-        return [model.model_copy(update={"default": model.name in defaults}) for model in models]
+        recommended = recommend(models, self.budget_bytes)
+        return [
+            model.model_copy(update={"default": model.name in defaults, "recommended": model.name in recommended})
+            for model in models
+        ]
+
+    def _fit(self, model: ModelInfo) -> dict[str, object]:
+        """What the model takes here, and whether there is room for it."""
+        plan = self._plan(model)
+        fit = fit_of(self._state, plan)
+        return {
+            "context_tokens": plan.spec.context_tokens,
+            "needs_bytes": plan.needs.bytes_for([0]),
+            "can_load_now": model.usable and fit.now,
+            "reason": fit.reason if model.usable else model.problem,
+        }
 
     def state(self) -> NodeState:
         """This node as it is now."""
@@ -355,7 +369,7 @@ class Node:
             log.info("engine of %s started, pid %d", spec.model, engine.pid)
             if early := self._ended.pop((key, generation), None):
                 engine.end(early)
-            self.on_change()
+            self._engines_changed()
             reason = await engine.run()
         except Exception as error:
             log.exception("the engine of %s", spec.model)
@@ -364,13 +378,18 @@ class Node:
             self._engines.pop((key, generation), None)
             self._ended.pop((key, generation), None)
             log.info("engine of %s is gone: %s", spec.model, reason)
+            self.loads.exiting(key, generation, reason)
             self._dispatch(Exited(key, generation, reason))
-            self.on_change()
+            self._engines_changed()
 
     def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
         self._dispatch(Heard(key, generation, message))
         if isinstance(message, pipe.Ready):
-            self.on_change()
+            self._engines_changed()
+
+    def _engines_changed(self) -> None:
+        self.loads.engines_changed()
+        self.on_change()
 
     def _processes(self) -> list[tuple[EngineKey, int, int]]:
         return [(key, generation, engine.pid) for (key, generation), engine in self._engines.items() if engine]
@@ -409,26 +428,3 @@ class Node:
 
     def _preferred(self, kind: Kind) -> str | None:
         return self.settings.chat_model if kind == "chat" else self.settings.image_model
-
-    def _quantize(self, request: Request, model: ModelInfo) -> int | None:
-        """Bits to quantise to while loading: none for a checkpoint that is quantised, and none for a toy."""
-        if isinstance(request, ChatRequest) or model.bits is not None:
-            return None
-        if request.quantize is not None:
-            return request.quantize
-        return None if model.builtin else self.settings.image_quantize or None
-
-    def _check_size(self, request: ImageRequest, model: ModelInfo) -> None:
-        """Refuse what the model or this Mac does not draw, before anything is loaded for it."""
-        limit, why = self.settings.max_image_px, "max_image_px (`herd-mcp config`)"
-        largest = largest_px(Path(model.path), model.family)
-        if largest is not None and largest <= limit:
-            limit, why = largest, "the model"
-        asked = max(request.width or 0, request.height or 0)
-        if asked > limit:
-            raise HerdError(
-                ErrorCode.INVALID_REQUEST,
-                f"{asked} px is too large: {model.name} draws at most {limit} px here, a limit of {why}.",
-                f"Ask for at most {limit} px.",
-                details={"max_px": limit},
-            )

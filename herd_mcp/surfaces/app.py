@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from herd_mcp.herd import Herd
 from herd_mcp.jobs import ErrorCode, ErrorInfo
-from herd_mcp.surfaces import dashboard, images, later, native, openai
+from herd_mcp.surfaces import dashboard, images, later, models, native, openai
 from herd_mcp.surfaces.bodies import wrong
 from herd_mcp.surfaces.errors import error_response
 from herd_mcp.surfaces.mcp.http import mcp_http_app
@@ -56,8 +56,9 @@ def make_app(herd: Herd, *, token: str, stop: Callable[[], None]) -> FastAPI:
     app.state.herd = herd
     app.state.token = token
     app.state.stop = stop
-    for router in (native.healthz_router, native.router, images.router, openai.router, dashboard.router, later.router):
-        app.include_router(router)
+    app.include_router(native.healthz_router)
+    for room in (native, images, openai, models, dashboard, later):
+        app.include_router(room.router)
     return app
 
 

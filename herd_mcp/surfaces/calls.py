@@ -47,6 +47,13 @@ async def _herd(request: Request) -> Herd:
 TheHerd = Annotated[Herd, Depends(_herd)]
 
 
+def patient(request: Request) -> bool:
+    """Whether the caller waits for a model to load; RFC 7240's `Prefer: wait=0` and `respond-async` say no."""
+    told = ",".join(request.headers.getlist("prefer")).split(",")
+    asked = [part.split(";")[0].replace(" ", "").lower() for part in told]
+    return not {"wait=0", "respond-async"} & set(asked)
+
+
 class Call:
     """A job, and what its events have told so far about who serves it."""
 

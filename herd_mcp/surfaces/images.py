@@ -21,7 +21,7 @@ from herd_mcp.jobs import (
     parse_request,
 )
 from herd_mcp.surfaces.bodies import check_numbers, note_ignored, read_object, tags_of, wrong
-from herd_mcp.surfaces.calls import Batches, Call, JobResponse, TheHerd, raise_bad_end
+from herd_mcp.surfaces.calls import Batches, Call, JobResponse, TheHerd, patient, raise_bad_end
 from herd_mcp.surfaces.sse import EventStream, frame
 
 router = APIRouter()
@@ -38,9 +38,10 @@ async def generate_image(request: Request, herd: TheHerd) -> Response:
     Body: `model` and `prompt`; `width`, `height`, `steps`, `quantize`, `guidance`, `seed`, `negative_prompt`,
     `metadata.tags`, `user`. The system this dialect comes from filled in 1024, 1024, 4 and 8; here what is not named
     is as the model's own defaults say, because a model may be made for other sizes and steps.
+    With `Prefer: wait=0` 503 and Retry-After when the model is not loaded; its loading begins then.
     """
     image = image_request(request, await read_object(request))
-    job = await herd.submit(image, client="http")
+    job = await herd.submit(image, client="http", patient=patient(request))
     call = Call(job)
 
     async def png(batches: Batches) -> Response:

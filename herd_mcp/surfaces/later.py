@@ -11,7 +11,7 @@ from herd_mcp.jobs import ErrorCode, HerdError
 CHAT = "POST /v1/chat/completions answers chats"
 IMAGES = "POST /api/generate-image makes images"
 STATS = "GET /dashboard/api/image-stats and /dashboard/api/health have the figures"
-MODELS = "`herd-mcp models` and the MCP tool list_models list the models"
+MODELS = "GET /api/models and the MCP tool list_models list the models"
 DOWNLOADS = "the MCP tool pull_model names the command that downloads a model"
 NODE = "GET /healthz says whether the node takes jobs, `herd-mcp status` the rest"
 JOBS = "`herd-mcp jobs` lists the jobs"
@@ -20,7 +20,6 @@ INSTEAD: dict[str, str] = {
     "/v1/images/generations": IMAGES,
     "/v1/images/edits": IMAGES,
     "/v1/completions": CHAT,
-    "/v1/models": MODELS,
     "/v1/messages": CHAT,
     "/v1/messages/count_tokens": CHAT,
     "/v1/embeddings": "nothing in herd-mcp makes embeddings yet",
@@ -35,8 +34,7 @@ INSTEAD: dict[str, str] = {
     "/api/ps": NODE,
     "/api/version": NODE,
     "/api/show": MODELS,
-    "/api/models": MODELS,
-    "/api/models/{rest:path}": MODELS,
+    "/api/models/{rest:path}": DOWNLOADS,
     "/api/backends": MODELS,
     "/api/pull": DOWNLOADS,
     "/api/downloads": DOWNLOADS,

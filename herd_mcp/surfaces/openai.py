@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from herd_mcp.jobs import ChatResult, Completed, Delta, ErrorCode, ErrorInfo, HerdError, JobEvent, ToolCall, Usage
-from herd_mcp.surfaces.calls import Batches, Call, JobResponse, TheHerd, raise_bad_end
+from herd_mcp.surfaces.calls import Batches, Call, JobResponse, TheHerd, patient, raise_bad_end
 from herd_mcp.surfaces.errors import STATUS, openai
 from herd_mcp.surfaces.openai_request import Asked, read_chat
 from herd_mcp.surfaces.sse import EventStream, frame
@@ -25,9 +25,13 @@ HOLE = "\0"
 
 @router.post("/v1/chat/completions", response_class=JSONResponse)
 async def chat_completions(request: Request, herd: TheHerd) -> Response:
-    """Answer a conversation. Reasoning comes as `reasoning_content`, beside `content`."""
+    """Answer a conversation. Reasoning comes as `reasoning_content`, beside `content`.
+
+    With `Prefer: wait=0` 503 and Retry-After when the model is not loaded; its loading begins then.
+    """
     asked = await read_chat(request)
-    call = Call(await herd.submit(asked.chat, client="openai", stream=asked.stream))
+    job = await herd.submit(asked.chat, client="openai", stream=asked.stream, patient=patient(request))
+    call = Call(job)
 
     async def whole(batches: Batches) -> Response:
         result = _chat(await call.outcome(batches))

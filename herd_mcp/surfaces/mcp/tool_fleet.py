@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from herd_mcp.jobs import Kind
 from herd_mcp.settings import GIB, MIB
-from herd_mcp.state import ModelInfo, NodeState, Recommendation, Vitals
+from herd_mcp.state import EngineState, ModelInfo, NodeState, Recommendation, Vitals
 from herd_mcp.surfaces.mcp import results
 from herd_mcp.surfaces.mcp.results import Answer
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from herd_mcp.herd import Herd
 
 LIST_MODELS = """\
-The models on the Macs of this herd: name, kind (chat or image), size, whether the files are complete, whether it is \
-loaded now and which one is the default. Models named herd-tiny-* come with the program, to try it out; they are far \
-too small for real work. When there is no other image model, suggest one to the person, for example z-image-turbo or \
-flux-schnell, and get it only after their yes (pull_model)."""
+The models on the Macs of this herd: name, kind (chat or image), size, memory needed, whether the files are complete, \
+whether it is loaded or can be loaded now, which one is the default and which one is recommended. Models named \
+herd-tiny-* come with the program, to try it out; they are far too small for real work. When there is no other image \
+model, suggest one to the person, for example z-image-turbo or flux-schnell, and get it only after their yes \
+(pull_model)."""
 
 FLEET_HEALTH = """\
-How the Macs of this herd are: nodes with memory, loaded models and queued jobs; errors and times of the last 24 \
-hours; and advice, each with what mends it."""
+How the Macs of this herd are: nodes with memory and its pressure, loaded models and queued jobs; errors and times of \
+the last 24 hours; and advice, each with what mends it."""
 
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
@@ -44,6 +45,10 @@ class ModelAnswer(BaseModel):
     context_tokens: int | None = None
     default: bool = Field(False, description="Taken when a call names no model of this kind.")
     loaded: bool = False
+    needs_bytes: int = Field(0, description="Memory to load it and to work in it.")
+    can_load_now: bool = Field(False, description="Loaded, or there is room for it now.")
+    reason: str = Field("", description="Why it cannot be loaded now, or what would be ended first.")
+    recommended: bool = Field(False, description="The largest usable one of its kind that fits.")
     builtin: bool = Field(False, description="Comes with the program, to try it out; too small for real work.")
 
 
@@ -94,22 +99,35 @@ def model_line(model: ModelInfo) -> str:
     """One model for a reader."""
     marks = [
         "default" if model.default else "",
+        "recommended" if model.recommended else "",
         "loaded" if model.loaded else "",
+        f"no room now: {model.reason}" if model.usable and not model.can_load_now else "",
         "built in, for trying out" if model.builtin else "",
         "" if model.complete and model.supported else f"cannot be used: {model.problem}",
     ]
     told = ", ".join(mark for mark in marks if mark)
-    return f"{model.name} ({model.kind}, {size(model.bytes)}{', ' + told if told else ''})"
+    needs = f"{size(model.bytes)}, needs {size(model.needs_bytes)}"
+    return f"{model.name} ({model.kind}, {needs}{', ' + told if told else ''})"
 
 
 def node_line(node: NodeState) -> str:
     """One node for a reader."""
-    loaded = ", ".join(engine.model for engine in node.engines) or "nothing loaded"
+    loaded = ", ".join(map(engine_words, node.engines)) or "nothing loaded"
+    memory = node.memory
     return (
         f"{node.name}: {node.status}{f' ({node.reason})' if node.reason else ''}, {node.chip}, "
-        f"{size(node.memory.available_bytes)} of {size(node.memory.total_bytes)} memory free, "
+        f"{size(memory.available_bytes)} of {size(memory.total_bytes)} memory free (pressure {memory.pressure}), "
+        f"{size(memory.reserved_bytes)} of {size(memory.budget_bytes)} for models reserved, "
         f"{node.running} running, {node.queued} queued; {loaded}"
     )
+
+
+def engine_words(engine: EngineState) -> str:
+    """One engine for a reader."""
+    loading = f"loading, {engine.loading:.0%}" if engine.loading is not None else ""
+    held = "" if engine.resident_bytes is None else f"holds {size(engine.resident_bytes)} of "
+    told = (f"{held}{size(engine.reserved_bytes)}", loading, "pinned" if engine.pinned else "")
+    return f"{engine.model} ({', '.join(part for part in told if part)})"
 
 
 def size(count: int) -> str:

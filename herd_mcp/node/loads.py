@@ -1,0 +1,95 @@
+"""Engines that are wanted or no more wanted by themselves, without a job: loading, waiting for it, unloading."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from herd_mcp.jobs import ErrorInfo, HerdError
+from herd_mcp.node.events import Event, Unload, Warm
+from herd_mcp.node.fit import check_fit, in_use, still_loading
+from herd_mcp.node.lanes import Engine, EngineKey, Plan, State
+from herd_mcp.node.words import crashed
+
+END_S = 15.0
+"""How long an engine that was told to end may take to be gone."""
+
+
+class Dispatch(Protocol):
+    def __call__(self, event: Event, refusals: list[ErrorInfo] | None = None) -> None: ...
+
+
+class Loads:
+    """The part of a node that loads and unloads models. It reads the state and changes it by events alone."""
+
+    def __init__(self, state: State, dispatch: Dispatch, load_timeout_s: float) -> None:
+        self._state = state
+        self._dispatch = dispatch
+        self._load_timeout_s = load_timeout_s
+        self._changed = asyncio.Event()
+        """Set, and replaced, when an engine came, went or became ready."""
+        self._errors: dict[EngineKey, ErrorInfo] = {}
+        """Why the last engine of a lane ended before it was ready."""
+
+    def warm(self, plan: Plan) -> None:
+        """Want an engine though no job asks for it: it loads when there is room. One that is there stays.
+        Raises HerdError(draining)."""
+        refusals: list[ErrorInfo] = []
+        self._errors.pop(plan.key, None)
+        self._dispatch(Warm(plan), refusals)
+        if refusals:
+            raise HerdError.of(refusals[0])
+
+    async def load(self, plan: Plan) -> None:
+        """`warm`, until the engine takes work. Raises HerdError: why it does not, or busy after load_timeout_s."""
+        self.warm(plan)
+        key = plan.key
+        await self._until(lambda: self.loaded(key) or key in self._errors, self._load_timeout_s)
+        if not self.loaded(key):
+            raise HerdError.of(self._errors[key]) if key in self._errors else self.loading(plan)
+
+    async def unload(self, model: str) -> None:
+        """End the model's engines, until they are gone. Raises HerdError(busy) while something runs or waits in one."""
+        if jobs := [run.job_id for run in self._state.runs.values() if run.key.model == model]:
+            raise in_use(model, jobs)
+        for key in [key for key in self._state.lanes if key.model == model]:
+            self._dispatch(Unload(key))
+        await self._until(lambda: not any(lane.plan.key.model == model for lane, _ in self._state.engines()), END_S)
+
+    def loaded(self, key: EngineKey) -> bool:
+        """Whether an engine is there and takes work."""
+        engine = self._engine(key)
+        return engine is not None and engine.phase == "ready" and not engine.condemned
+
+    def loading(self, plan: Plan) -> HerdError:
+        """What one is told who does not wait for the engine: how far it is, and when to come back."""
+        return still_loading(self._state, plan, self._engine(plan.key), time.monotonic())
+
+    def check_fit(self, plan: Plan) -> None:
+        """Raises HerdError when the engine cannot be loaded now: insufficient_memory if it never can, else busy."""
+        check_fit(self._state, plan)
+
+    def engines_changed(self) -> None:
+        """An engine came, went or became ready."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def exiting(self, key: EngineKey, generation: int, reason: str) -> None:
+        """An engine is gone, which the state does not know yet: remember why if it never was ready."""
+        engine = self._engine(key)
+        if engine is not None and engine.generation == generation and engine.phase == "starting":
+            self._errors[key] = engine.load_error or crashed(key.model, reason)
+
+    def _engine(self, key: EngineKey) -> Engine | None:
+        lane = self._state.lanes.get(key)
+        return lane.engine if lane else None
+
+    async def _until(self, held: Callable[[], bool], timeout_s: float) -> None:
+        """Until it holds or the time is over; looked at whenever an engine came or went."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not held():
+                    await self._changed.wait()

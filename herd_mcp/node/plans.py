@@ -1,0 +1,101 @@
+"""From a request, a model and the settings to what is asked of an engine: how it is loaded, and within which limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from herd_mcp import pipe
+from herd_mcp.jobs import ChatRequest, ErrorCode, HerdError, ImageRequest, Request
+from herd_mcp.node import memory
+from herd_mcp.node.choose import means
+from herd_mcp.node.image_families import largest_px
+from herd_mcp.node.lanes import EngineKey, Plan
+from herd_mcp.node.memory import Needs
+from herd_mcp.settings import ModelSettings, Settings
+from herd_mcp.state import ModelInfo
+
+
+def own_settings(model: ModelInfo, settings: Settings) -> ModelSettings:
+    """What stands in the settings for this model alone, under its name or an alias."""
+    return next((own for name, own in settings.models.items() if means(model, name)), ModelSettings())
+
+
+def context_tokens(model: ModelInfo, settings: Settings) -> int | None:
+    """The longest conversation: the model's own limit or a setting's, whichever is less; None where there is none."""
+    if model.kind != "chat":
+        return None
+    own = own_settings(model, settings).context_tokens
+    limits = (model.context_tokens, settings.context_tokens if own is None else own)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def plan_for(model: ModelInfo, settings: Settings, home: Path, quantize: int | None) -> Plan:
+    """How the model is loaded. `quantize`: bits to quantise to while loading, None to leave the weights as they are."""
+    own = own_settings(model, settings)
+    batch = own.batch or settings.chat_batch
+    context = context_tokens(model, settings)
+    answer = own.max_tokens or settings.max_tokens
+    spec = pipe.EngineSpec(
+        kind=model.kind,
+        model=model.name,
+        path=model.path,
+        family=model.family,
+        quantize=quantize,
+        prompt_cache_bytes=settings.prompt_cache_bytes,
+        max_batch=batch,
+        context_tokens=context,
+        turns=str(home / "run"),
+        stall_s=settings.engine_stall_s,
+        wired_limit_bytes=settings.wired_limit_bytes,
+        between_blocks={"auto": None, "step": False, "block": True}[settings.image_hand_over],
+    )
+    return Plan(
+        key=EngineKey(model.name, quantize),
+        spec=spec,
+        needs=Needs(memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin)),
+        capacity=batch if model.kind == "chat" else 1,
+        max_tokens=answer if context is None else min(answer, context),
+        pinned=own.pinned,
+        idle_unload_s=own.idle_unload_s,
+    )
+
+
+def quantize_for(model: ModelInfo, settings: Settings, asked: int | None = None) -> int | None:
+    """Bits to quantise to while loading: none for a checkpoint that is quantised, and none for a toy."""
+    if model.kind == "chat" or model.bits is not None:
+        return None
+    if asked is not None:
+        return asked
+    return None if model.builtin else settings.image_quantize or None
+
+
+def with_limits(request: Request, plan: Plan) -> Request:
+    """The request as an engine gets it: an answer has a length also when its asker named none."""
+    if not isinstance(request, ChatRequest) or request.max_tokens is not None:
+        return request
+    return request.model_copy(update={"max_tokens": plan.max_tokens})
+
+
+def check_image(request: ImageRequest, model: ModelInfo, settings: Settings) -> None:
+    """Refuse what the model or this Mac does not draw, before anything is loaded for it. Raises
+    HerdError(invalid_request) that names the limit."""
+    if request.steps is not None and request.steps > settings.max_steps:
+        raise HerdError(
+            ErrorCode.INVALID_REQUEST,
+            f"{request.steps} steps are too many: images have at most {settings.max_steps} here, a limit of max_steps "
+            "(`herd-mcp config`).",
+            f"Ask for at most {settings.max_steps} steps.",
+            details={"max_steps": settings.max_steps},
+        )
+    limit, why = settings.max_image_px, "max_image_px (`herd-mcp config`)"
+    largest = largest_px(Path(model.path), model.family)
+    if largest is not None and largest <= limit:
+        limit, why = largest, "the model"
+    asked = max(request.width or 0, request.height or 0)
+    if asked > limit:
+        raise HerdError(
+            ErrorCode.INVALID_REQUEST,
+            f"{asked} px is too large: {model.name} draws at most {limit} px here, a limit of {why}.",
+            f"Ask for at most {limit} px.",
+            details={"max_px": limit},
+        )
