@@ -230,6 +230,7 @@ def test_a_model_that_memory_does_not_hold_is_not_loaded_and_says_why(tmp_path: 
         assert engine.process.wait(30) == 1
 
 
+@pytest.mark.slow
 def test_an_image_without_memory_fails_alone(tmp_path: Path) -> None:
     with failing(tmp_path, "step") as engine:
         engine.load(spec("image"))

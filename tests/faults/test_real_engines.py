@@ -20,7 +20,7 @@ CASES = [
     pytest.param(point, name, id=f"{name} in {point}", marks=[] if (point, name) in EVERYDAY else pytest.mark.slow)
     for point in POINTS
     for name in SIGNALS
-]
+] + [pytest.param("decode", "MEMORY", id="no memory in decode", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("point", "name"), CASES)
