@@ -114,18 +114,45 @@ def test_a_run_that_does_not_fit_beside_the_others_waits_until_one_of_them_ends(
     assert len(begun(done_chat(state, runs[0]))) == 1
 
 
-def test_what_a_job_waits_for_is_not_taken_by_a_younger_one_of_another_lane() -> None:
+def test_what_a_job_waits_for_is_not_taken_by_a_younger_one_and_what_is_over_may_be() -> None:
     state = new_state()
-    warm(state, plan_of("b", Needs(20)))
-    ask(state, "b1", plan_of("b", Needs(20)))
-    ask(state, "j1", plan_of("a", PX), size=20)
+    ask(state, "a0", plan_of("a", Needs(45)))
+    ready(state)
+    assert started(ask(state, "b0", plan_of("b", Needs(60)))) == [], "it waits for a's 45 and for 15 of the free 55"
+    assert started(ask(state, "c0", plan_of("c", Needs(50)))) == []
+    play(state, Cancel("c0"))
+    assert len(started(ask(state, "d0", plan_of("d", Needs(40))))) == 1
+
+
+def test_two_that_wait_do_not_count_on_the_same_memory() -> None:
+    state = new_state()
+    ask(state, "a0", plan_of("a", Needs(60)))
+    ready(state)
+    ask(state, "b0", plan_of("b", Needs(60)))
+    ask(state, "c0", plan_of("c", Needs(60)))
+    assert started(ask(state, "d0", plan_of("d", Needs(30)))) == []
+
+
+def test_what_one_that_waits_sets_aside_is_used_by_the_engine_it_waits_for_while_that_has_its_turn() -> None:
+    state = new_state()
+    plan = plan_of("a", Needs(30, work_bytes=40))
+    ask(state, "a0", plan)
     (run,) = begun(ready(state))
-    ask(state, "j2", plan_of("a", PX), size=20)
-    assert started(ask(state, "c1", plan_of("c", Needs(50)))) == [], "50 for a, 20 for b: 30 are free"
-    effects = done(state, run)
-    assert len(begun(effects)) == 1
-    assert started(effects) == []
-    assert state.reserved_bytes == 70
+    ask(state, "b0", plan_of("b", Needs(80)))
+    ask(state, "a1", plan)
+    assert len(begun(done(state, run))) == 1
+
+
+def test_one_more_chat_waits_for_its_own_engine_and_takes_no_busy_engine_of_others_for_itself() -> None:
+    state = new_state()
+    ask(state, "b0", plan_of("b", Needs(50)))
+    (run,) = begun(ready(state, "b"))
+    for n in range(3):
+        ask(state, f"a{n}", CHAT)
+    assert len(begun(ready(state))) == 2
+    ask(state, "b1", plan_of("b", Needs(50)))
+    play(state, Tick(), now=20.0)
+    assert len(begun(done(state, run, "b", now=20.0))) == 1
 
 
 def test_newer_estimates_count_for_what_runs_already_as_far_as_there_is_memory() -> None:
@@ -245,6 +272,8 @@ def test_a_warm_engine_takes_the_place_of_an_idle_one_and_waits_for_a_busy_one_w
     ask(state, "b1", plan_of("b", Needs(60)))
     (run,) = begun(ready(state, "b"))
     assert play(state, Warm(plan_of("a", Needs(60)))) == []
+    assert next_tick_at(state) == LIMITS.engine_stall_s
+    assert state.claim_at is None
     ask(state, "b2", plan_of("b", Needs(60)))
     play(state, Tick(), now=20.0)
     effects = done(state, run, "b")
