@@ -106,10 +106,6 @@ class Room:
         most = self._state.limits.max_loaded
         return most - used if most else 1_000_000
 
-    @property
-    def claimed(self) -> bool:
-        return bool(self._holds)
-
     def take(self, lane: Lane, wish: Wish) -> bool:
         """Whether the lane gets it, at once."""
         free = self._free_for(lane)
