@@ -106,10 +106,6 @@ class Room:
         most = self._state.limits.max_loaded
         return most - used if most else 1_000_000
 
-    @property
-    def claimed(self) -> bool:
-        return bool(self._holds)
-
     def take(self, lane: Lane, wish: Wish) -> bool:
         """Whether the lane gets it, at once."""
         free = self._free_for(lane)
@@ -143,13 +139,14 @@ class Room:
         self._leaving = Wish(self._leaving.bytes - for_bytes, self._leaving.places - for_places)
         missing = Wish(missing.bytes - for_bytes, missing.places - for_places)
         all_of_it = wish.places > 0 and self._too_short()
-        # Its own runs end first: for one more of them, and for what no job asks for, only idle engines go.
+        # Its own runs end first: for one more of them, and for what no job asks for, only engines without any work go.
         patient = lane.head is None or (lane.engine is not None and bool(lane.engine.running))
         victims: list[tuple[Lane, Engine]] = []
         for other, engine, gain in self._victims(lane):
             if not all_of_it and missing.bytes <= 0 and missing.places <= 0:
                 break
-            if (patient and not self._idle(other, engine, lane)) or not (gain.bytes or gain.places or all_of_it):
+            useful = gain.bytes or gain.places or all_of_it
+            if not useful or (patient and (other.head is not None or not self._idle(other, engine, lane))):
                 continue
             victims.append((other, engine))
             missing = Wish(missing.bytes - gain.bytes, missing.places - gain.places)

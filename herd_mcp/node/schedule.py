@@ -7,7 +7,7 @@ b. no engine: start one if what it needs for its first job is free;
 c. it is not free: claim it (`room.py`). Who claims first is served first, and what it waits for nobody younger takes;
 d. it would not even be free if nothing else ran: the job fails with the numbers.
 
-Then the engines that are wanted without a job, if nobody waits for room.
+Then the engines that are wanted without a job, of what nobody waits for.
 """
 
 from __future__ import annotations
@@ -112,14 +112,14 @@ def _start_run(state: State, lane: Lane, engine: Engine, run: Run, more_bytes: i
 
 
 def _warm(state: State, room: Room, lane: Lane, now: float) -> list[Effect]:
-    """An engine without a job: it takes what is free or idle, when nobody waits for it and memory is not short."""
+    """An engine without a job: it takes what is free or idle and nobody waits for, when memory is not short."""
     if lane.engine is not None or lane.head is not None:
         return []
     if never(state, lane.plan):
         lane.wanted = False
         drop(state, lane)
         return []
-    if room.claimed or state.draining or state.level in ("high", "critical"):
+    if state.draining or state.level in ("high", "critical"):
         return []
     wish = Wish(lane.plan.needs.load_bytes, 1)
     if room.take(lane, wish):
