@@ -37,8 +37,8 @@ GROUPS_V1 = """\
 0::/
 """
 GROUPS_V2 = "0::/user.slice/herd.service\n"
-STAT_V1 = "cache 100\ninactive_file 5\ntotal_cache 4096\ntotal_inactive_file 2048\n"
-STAT_V2 = "anon 1000\nfile 2000\ninactive_file 1500\n"
+STAT_V1 = "cache 100\ninactive_file 5\ntotal_cache 4096\ntotal_inactive_file 2048\ntotal_active_file 100\n"
+STAT_V2 = "anon 1000\nfile 2000\ninactive_file 1500\nactive_file 50\n"
 
 # A Mac mini with 16 GB under work, as `vm_stat` and `sysctl vm.swapusage` print it.
 MAC_FREE, MAC_ACTIVE, MAC_INACTIVE, MAC_WIRED, MAC_SPECULATIVE = 4518, 194947, 191193, 159117, 3014
@@ -102,8 +102,8 @@ def test_the_groups_around_this_process_are_found_in_both_versions() -> None:
 
 
 def test_a_limited_group_tells_limit_and_what_is_left_of_it_with_files_that_can_go() -> None:
-    assert linux.group_of("8192\n", "6144\n", STAT_V1) == linux.Group(8192, 4096)
-    assert linux.group_of("8192\n", "6144\n", STAT_V2) == linux.Group(8192, 3548)
+    assert linux.group_of("8192\n", "6144\n", STAT_V1) == linux.Group(8192, 4196)
+    assert linux.group_of("8192\n", "6144\n", STAT_V2) == linux.Group(8192, 3598)
     assert linux.group_of("8192", "9000", "") == linux.Group(8192, 0)
 
 
