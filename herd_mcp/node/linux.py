@@ -93,7 +93,8 @@ def group_of(limit: str, usage: str, stat: str) -> Group | None:
     memory.usage_in_bytes; and memory.stat, which tells how much is files that can go. None where nothing limits it."""
     if not (limited(limit) and usage.strip().isdecimal()):
         return None
-    spare = counter(stat, "total_inactive_file") or counter(stat, "inactive_file")
+    names = ("inactive_file", "active_file")
+    spare = sum(counter(stat, f"total_{name}") or counter(stat, name) for name in names)
     used = max(int(usage) - spare, 0)
     return Group(int(limit), max(int(limit) - used, 0))
 

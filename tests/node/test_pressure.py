@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd_mcp.node import darwin, linux, pressure
-from herd_mcp.node.pressure import HOLD_S, LEVELS, Hysteresis, Reading, at_least, in_group, level, of_meminfo
+from herd_mcp.node.pressure import EASE, HOLD_S, LEVELS, Hysteresis, Reading, at_least, in_group, level, of_meminfo
 from herd_mcp.settings import GIB
 from herd_mcp.state import Level
 
@@ -37,8 +37,8 @@ GROUPS_V1 = """\
 0::/
 """
 GROUPS_V2 = "0::/user.slice/herd.service\n"
-STAT_V1 = "cache 100\ninactive_file 5\ntotal_cache 4096\ntotal_inactive_file 2048\n"
-STAT_V2 = "anon 1000\nfile 2000\ninactive_file 1500\n"
+STAT_V1 = "cache 100\ninactive_file 5\ntotal_cache 4096\ntotal_inactive_file 2048\ntotal_active_file 100\n"
+STAT_V2 = "anon 1000\nfile 2000\ninactive_file 1500\nactive_file 50\n"
 
 # A Mac mini with 16 GB under work, as `vm_stat` and `sysctl vm.swapusage` print it.
 MAC_FREE, MAC_ACTIVE, MAC_INACTIVE, MAC_WIRED, MAC_SPECULATIVE = 4518, 194947, 191193, 159117, 3014
@@ -102,8 +102,8 @@ def test_the_groups_around_this_process_are_found_in_both_versions() -> None:
 
 
 def test_a_limited_group_tells_limit_and_what_is_left_of_it_with_files_that_can_go() -> None:
-    assert linux.group_of("8192\n", "6144\n", STAT_V1) == linux.Group(8192, 4096)
-    assert linux.group_of("8192\n", "6144\n", STAT_V2) == linux.Group(8192, 3548)
+    assert linux.group_of("8192\n", "6144\n", STAT_V1) == linux.Group(8192, 4196)
+    assert linux.group_of("8192\n", "6144\n", STAT_V2) == linux.Group(8192, 3598)
     assert linux.group_of("8192", "9000", "") == linux.Group(8192, 0)
 
 
@@ -201,11 +201,29 @@ def test_a_recorded_mac_that_compressed_much_and_swapped_once_is_not_short_of_me
 
 READINGS = st.builds(
     lambda available, stalled, told: mac(available, stalled_pct=stalled, told=told),
-    st.floats(0, 1), st.sampled_from([0.0, 20.0]), st.sampled_from([1, 1, 1, 2, 4]),
+    st.sampled_from([0.5, 0.13, 0.11, 0.07, 0.05, 0.02]), st.sampled_from([0.0, 20.0]), st.sampled_from([1, 1, 2, 4]),
 )  # fmt: skip
 
 
-@given(st.lists(st.tuples(READINGS, st.floats(0.1, 20)), max_size=60))
+STEPS = st.lists(st.tuples(READINGS, st.sampled_from([0.5, 5.0, 6.0, 20.0])), max_size=60)
+
+
+@given(STEPS)
+def test_a_level_falls_to_the_worst_of_readings_that_were_all_better_for_long_enough(
+    steps: list[tuple[Reading, float]],
+) -> None:
+    felt, now, seen = Hysteresis(), 0.0, [(0.0, level(mac(1.0)))]
+    for reading, after_s in steps:
+        now += after_s
+        before, felt = felt.level, felt.after(reading, now)
+        seen.append((now, level(reading, EASE)))
+        if not at_least(felt.level, before):
+            lately = [eased for at, eased in seen if at >= now - HOLD_S]
+            assert not any(at_least(eased, before) for eased in lately)
+            assert all(at_least(felt.level, eased) for eased in lately)
+
+
+@given(STEPS)
 def test_a_level_rises_at_once_and_falls_at_most_once_in_its_time(steps: list[tuple[Reading, float]]) -> None:
     felt, now, rose_or_fell = Hysteresis(), 0.0, float("-inf")
     for reading, after_s in steps:
@@ -217,7 +235,7 @@ def test_a_level_rises_at_once_and_falls_at_most_once_in_its_time(steps: list[tu
             rose_or_fell = now
 
 
-@given(st.lists(st.tuples(READINGS, st.floats(0.1, 20)), max_size=30))
+@given(STEPS)
 def test_it_is_normal_again_when_readings_were_normal_for_long_enough(steps: list[tuple[Reading, float]]) -> None:
     felt, now = Hysteresis(), 0.0
     for reading, after_s in steps:
@@ -234,3 +252,24 @@ def test_between_the_thresholds_a_level_stays() -> None:
     for now in range(1, 100):
         felt = felt.after(mac(0.13), now)
     assert felt.level == "moderate"
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"),
+    [
+        ([(1, 0.5), (10, 0.5), (16, 0.5)], "normal"),
+        ([(1, 0.5), (10, 0.5), (15, 0.5)], "critical"),
+        ([(1, 0.5), (10, 0.11), (16, 0.5)], "moderate"),
+        ([(1, 0.11), (10, 0.5), (16, 0.5)], "moderate"),
+        ([(1, 0.5), (10, 0.02), (16, 0.5), (24, 0.5)], "critical"),
+        ([(1, 0.5), (10, 0.03), (16, 0.5), (24, 0.5)], "critical"),
+        ([(1, 0.5), (10, 0.02), (16, 0.5), (31, 0.5)], "normal"),
+    ],
+)
+def test_a_level_is_left_for_the_worst_of_an_unbroken_better_time(
+    then: list[tuple[float, float]], expected: Level
+) -> None:
+    felt = Hysteresis().after(mac(0.01), 0)
+    for now, available in then:
+        felt = felt.after(mac(available), now)
+    assert felt.level == expected

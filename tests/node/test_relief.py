@@ -8,7 +8,7 @@ import pytest
 
 from herd_mcp import pipe
 from herd_mcp.jobs import ChatRequest, ChatResult, Completed, Failed
-from herd_mcp.node.events import Effect, Event, Exited, Heard, Measured, Release, Send, Submit, Tell
+from herd_mcp.node.events import Cancel, Effect, Event, Exited, Heard, Measured, Release, Send, Submit, Tell
 from herd_mcp.node.lanes import Engine, EngineKey, Plan, State
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.relief import SETTLE_S, SHORT_IDLE_S, SPARE_BYTES
@@ -133,6 +133,17 @@ def test_at_critical_pinned_busy_and_loading_engines_stay_and_those_that_become_
     assert ended(measure(state, "critical", now=1e6)) == []
     answer(state, run, "busy", now=1e6)
     assert ended(measure(state, "critical", now=1e6)) == ["busy"]
+
+
+def test_at_critical_an_engine_stays_that_loads_or_whose_job_is_about_to_be_released() -> None:
+    state = short_state()
+    play(state, *ask("j"), Cancel("j"))
+    assert ended(measure(state, "critical")) == [], "it loads"
+    play(state, ask("k")[0])
+    ready(state)
+    assert ended(measure(state, "critical")) == []
+    play(state, Cancel("k"))
+    assert ended(measure(state, "critical")) == ["a"]
 
 
 # ── Engines that take too much ────────────────────────────────────────────────────────────────────────────────────────
