@@ -9,7 +9,7 @@ import pytest
 
 import herd_mcp
 from herd_mcp.jobs import ErrorCode, HerdError
-from herd_mcp.settings import Settings, home, load_settings, reference
+from herd_mcp.settings import ModelSettings, Settings, home, load_settings, reference
 
 PACKAGE = Path(herd_mcp.__file__).parent
 DOCS = Path(__file__).parent.parent / "docs"
@@ -94,6 +94,17 @@ def test_the_variable_of_other_mlx_programs_is_understood(monkeypatch: pytest.Mo
     assert load_settings().model_dirs == (Path("/ours"),)
 
 
+def test_names_in_a_variable_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERD_PRELOAD", "org/one, two")
+    assert load_settings().preload == ("org/one", "two")
+
+
+def test_a_model_has_settings_of_its_own_under_its_name(empty_home: Path) -> None:
+    (empty_home / "config.toml").write_text('preload = ["a"]\n[models."org/one"]\npinned = true\nbatch = 2\n')
+    settings = load_settings()
+    assert (settings.preload, settings.models) == (("a",), {"org/one": ModelSettings(pinned=True, batch=2)})
+
+
 @pytest.mark.parametrize("variable", ["HERD_MODEL_DIRS", "MLX_MODEL_DIR"])
 def test_folders_in_a_variable_win_over_folders_in_the_file(
     empty_home: Path, monkeypatch: pytest.MonkeyPatch, variable: str
@@ -112,6 +123,8 @@ def test_folders_in_a_variable_win_over_folders_in_the_file(
         ('node_name = "../../etc"\n', "node_name"),
         ('confirm = "never"\n', "confirm"),
         ("port = \n", "config.toml"),
+        ('[models."org/one"]\npined = true\n', "models.org/one.pined"),
+        ("[pressure_max_tokens]\nhigh = 0\n", "pressure_max_tokens.high"),
         ('node_name = "\xff"\n', "config.toml"),
     ],
 )

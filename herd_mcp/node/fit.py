@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from herd_mcp.jobs import ErrorCode, HerdError
-from herd_mcp.node.lanes import Engine, Lane, Plan, State
+from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, State
 from herd_mcp.node.memory import too_big
 from herd_mcp.settings import GIB
 
@@ -26,12 +26,12 @@ class Fit:
     """Why it does not fit, or what would be ended first."""
 
 
-def fit_of(state: State, plan: Plan) -> Fit:
-    """For the engine of `plan`. Nothing that works, that is waited for or that is pinned is ended for it."""
-    lane = state.lanes.get(plan.key)
+def fit_of(state: State, key: EngineKey, needed: int) -> Fit:
+    """For an engine that loads with `needed` bytes. What works, is waited for or is pinned is not ended for it."""
+    lane = state.lanes.get(key)
     if lane is not None and lane.engine is not None and not lane.engine.condemned:
         return Fit(True)
-    needed, limits = plan.needs.load_bytes, state.limits
+    limits = state.limits
     free = limits.budget_bytes - state.reserved_bytes
     have = f"{gib(max(0, free))} of {gib(limits.budget_bytes)} are free for models"
     if needed > limits.budget_bytes:
@@ -58,7 +58,7 @@ def check_fit(state: State, plan: Plan) -> None:
     """Raises HerdError when the engine cannot be loaded now: insufficient_memory if it never can, else busy."""
     if plan.needs.load_bytes > state.limits.budget_bytes:
         raise too_big(plan.spec.model, plan.needs.load_bytes, state.limits.budget_bytes)
-    fit = fit_of(state, plan)
+    fit = fit_of(state, plan.key, plan.needs.load_bytes)
     if not fit.now:
         raise HerdError(
             ErrorCode.BUSY,
@@ -76,7 +76,7 @@ def check_fit(state: State, plan: Plan) -> None:
 
 def still_loading(state: State, plan: Plan, engine: Engine | None, now: float) -> HerdError:
     """What one is told who does not wait for a model: how far its loading is, and when to come back."""
-    left_s, told = None, fit_of(state, plan).reason or "it has just begun"
+    left_s, told = None, fit_of(state, plan.key, plan.needs.load_bytes).reason or "it has just begun"
     loaded = engine.loaded if engine else -1.0
     if engine is not None and loaded > 0:
         left_s = (now - engine.started_at) * (1 - loaded) / loaded

@@ -48,6 +48,7 @@ from herd_mcp.node.fit import fit_of
 from herd_mcp.node.hardware import available_bytes, hardware
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.loads import END_S, Loads
+from herd_mcp.node.memory import Needs
 from herd_mcp.node.models import find_models, hub_cache
 from herd_mcp.node.watch import Watch, held_bytes
 from herd_mcp.node.words import interrupted
@@ -166,8 +167,10 @@ class Node:
         except HerdError:  # it may have come since the last look
             return pick(await self.models(fresh_s=0))
 
-    def _plan(self, model: ModelInfo, quantize: int | None = None) -> Plan:
-        return plans.plan_for(model, self.settings, self.home, plans.quantize_for(model, self.settings, quantize))
+    def _plan(self, model: ModelInfo, asked: int | None = None) -> Plan:
+        quantize = plans.quantize_for(model, self.settings, asked)
+        needs = Needs(memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin))
+        return plans.plan_for(model, self.settings, self.home, quantize, needs)
 
     def reserve(
         self, job: Job, attempt: int, plan: Plan, *, spool: str = "", forced: bool = False, alone: bool = False
@@ -235,11 +238,12 @@ class Node:
 
     def _fit(self, model: ModelInfo) -> dict[str, object]:
         """What the model takes here, and whether there is room for it."""
-        plan = self._plan(model)
-        fit = fit_of(self._state, plan)
+        quantize = plans.quantize_for(model, self.settings)
+        needed = memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin)
+        fit = fit_of(self._state, EngineKey(model.name, quantize), needed)
         return {
-            "context_tokens": plan.spec.context_tokens,
-            "needs_bytes": plan.needs.bytes_for([0]),
+            "context_tokens": plans.context_tokens(model, self.settings),
+            "needs_bytes": needed,
             "can_load_now": model.usable and fit.now,
             "reason": fit.reason if model.usable else model.problem,
         }

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from herd_mcp import pipe
 from herd_mcp.jobs import ChatRequest, ErrorCode, HerdError, ImageRequest, Request
-from herd_mcp.node import memory
 from herd_mcp.node.choose import means
 from herd_mcp.node.image_families import largest_px
 from herd_mcp.node.lanes import EngineKey, Plan
@@ -29,7 +28,7 @@ def context_tokens(model: ModelInfo, settings: Settings) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def plan_for(model: ModelInfo, settings: Settings, home: Path, quantize: int | None) -> Plan:
+def plan_for(model: ModelInfo, settings: Settings, home: Path, quantize: int | None, needs: Needs) -> Plan:
     """How the model is loaded. `quantize`: bits to quantise to while loading, None to leave the weights as they are."""
     own = own_settings(model, settings)
     batch = own.batch or settings.chat_batch
@@ -52,7 +51,7 @@ def plan_for(model: ModelInfo, settings: Settings, home: Path, quantize: int | N
     return Plan(
         key=EngineKey(model.name, quantize),
         spec=spec,
-        needs=Needs(memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin)),
+        needs=needs,
         capacity=batch if model.kind == "chat" else 1,
         max_tokens=answer if context is None else min(answer, context),
         pinned=own.pinned,

@@ -24,6 +24,7 @@ from herd_mcp.jobs import (
     HerdError,
     Job,
     JobEvent,
+    Loading,
     Progress,
     Result,
     Routed,
@@ -62,6 +63,8 @@ class Call:
         self.model = job.model
         self.node = ""
         self.begun = False
+        self.doing = "still working"
+        """For a reader, while there is nothing else to tell."""
         self.bad_end: Failed | Cancelled | None = None
 
     def note(self, event: JobEvent) -> None:
@@ -76,6 +79,9 @@ class Call:
             self.bad_end = event
         elif isinstance(event, Progress):
             self.begun = self.begun or event.step > 0
+            self.doing = "still working"
+        elif isinstance(event, Loading):
+            self.doing = f"loading {event.fraction:.0%}"
 
     def headers(self) -> dict[str, str] | None:
         """Who serves the job; None while that is open."""

@@ -38,7 +38,9 @@ async def chat_completions(request: Request, herd: TheHerd) -> Response:
         return JSONResponse(_completion(call, asked, result), headers=call.result_headers(result))
 
     async def stream(batches: Batches) -> Response:
-        return EventStream(_chunks(call, asked, batches), headers=call.headers, error_frame=_error_frame)
+        return EventStream(
+            _chunks(call, asked, batches), headers=call.headers, error_frame=_error_frame, doing=lambda: call.doing
+        )
 
     return JobResponse(herd, call, stream if asked.stream else whole)
 

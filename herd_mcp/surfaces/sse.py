@@ -18,8 +18,7 @@ from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError
 log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 5.0
-"""A stream that was silent this long gets a comment; so one comes at least every 10 s."""
-KEEPALIVE = b": still working\n\n"
+"""A stream that was silent this long gets a comment with what is being done; so one comes at least every 10 s."""
 PATIENCE_S = 1.0
 """How long frames about a job that has not begun wait for it to begin or to fail."""
 
@@ -48,11 +47,13 @@ class EventStream(Response):
         headers: Callable[[], Mapping[str, str] | None],
         error_frame: Callable[[ErrorInfo], bytes],
         begun: Callable[[], bool] = lambda: True,
+        doing: Callable[[], str] = lambda: "still working",
     ) -> None:
         super().__init__()
         self.frames = frames
         self.known_headers = headers
         self.begun = begun
+        self.doing = doing
         self.patient = True
         self.error_frame = error_frame
         self.started = False
@@ -109,4 +110,4 @@ class EventStream(Response):
             await asyncio.sleep(KEEPALIVE_S)
             silent = loop.time() - self.last_sent >= KEEPALIVE_S
             if silent and (self.started or self.known_headers() is not None):
-                await self._write(send, KEEPALIVE)
+                await self._write(send, f": {self.doing()}\n\n".encode())

@@ -93,6 +93,14 @@ def test_ready_comes_after_progress_and_after_one_token(process: EngineProcess, 
     assert isinstance(process.messages[-1], Ready)
 
 
+def test_a_conversation_is_held_to_the_nodes_limit_where_that_is_less(process: EngineProcess, tmp_path: Path) -> None:
+    limited = spec(build(tmp_path / "model")).model_copy(update={"context_tokens": 100})
+    assert process.load(limited).context_tokens == 100
+    refused = process.ask(ask_chat("x" * 120)).error
+    assert (refused.code, refused.details["context_tokens"]) == (ErrorCode.INVALID_REQUEST, 100)
+    assert process.ask(ask_chat("SAY:z", max_tokens=90)).text == "z"
+
+
 def test_a_model_that_cannot_say_a_token_is_never_ready(process: EngineProcess, tmp_path: Path) -> None:
     folder = build(tmp_path / "model")
     source = (folder / "scripted.py").read_text()

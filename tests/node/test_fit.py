@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from herd_mcp import pipe
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.node.events import Exited, Heard, Release, StartEngine, Unload, Warm
-from herd_mcp.node.fit import check_fit, fit_of, still_loading
+from herd_mcp.node.fit import Fit, check_fit, fit_of, still_loading
 from herd_mcp.node.lanes import EngineKey, Plan, State
 from herd_mcp.node.loads import Loads
 from herd_mcp.node.memory import Needs
@@ -23,6 +24,10 @@ def plan(model: str, gib: int = 6, **fields: object) -> Plan:
     return replace(Plan(EngineKey(model), spec, Needs(gib * GIB), capacity=1), **fields)  # type: ignore[arg-type]
 
 
+def room_for(state: State, wanted: Plan) -> Fit:
+    return fit_of(state, wanted.key, wanted.needs.load_bytes)
+
+
 def with_loaded(*plans: Plan, max_loaded: int = 0) -> State:
     """A Mac with 10 GiB for models, on which these are loaded and idle, the first longest."""
     state = new_state(replace(LIMITS, budget_bytes=10 * GIB, max_loaded=max_loaded))
@@ -34,13 +39,13 @@ def with_loaded(*plans: Plan, max_loaded: int = 0) -> State:
 
 def test_a_model_that_is_loaded_or_fits_has_room_and_nothing_to_explain() -> None:
     state = with_loaded(plan("a"))
-    assert (fit_of(state, plan("a")).now, fit_of(state, plan("b", 4)).reason) == (True, "")
+    assert (room_for(state, plan("a")).now, room_for(state, plan("b", 4)).reason) == (True, "")
 
 
 def test_what_would_be_ended_first_is_named() -> None:
     state = with_loaded(plan("a", 3), plan("b", 4))
-    assert fit_of(state, plan("c", 5)).reason == "a would be ended first"
-    assert fit_of(state, plan("c", 8)).reason == "a and b would be ended first"
+    assert room_for(state, plan("c", 5)).reason == "a would be ended first"
+    assert room_for(state, plan("c", 8)).reason == "a and b would be ended first"
 
 
 @pytest.mark.parametrize("how", ["works", "loads", "is pinned"])
@@ -52,7 +57,7 @@ def test_what_works_loads_or_is_pinned_is_not_counted_on_and_the_numbers_are_tol
     if how == "works":
         job = submit("j", "a")
         assert begun(play(state, replace(job, plan=held), Release("j")))
-    fit = fit_of(state, plan("b"))
+    fit = room_for(state, plan("b"))
     assert not fit.now
     assert fit.reason == "it needs 6.0 GiB, 4.0 GiB of 10.0 GiB are free for models, and a work, load or are pinned"
     with pytest.raises(HerdError) as refused:
@@ -66,12 +71,12 @@ def test_a_model_larger_than_the_budget_never_fits() -> None:
     with pytest.raises(HerdError) as refused:
         check_fit(with_loaded(), plan("a", 11))
     assert refused.value.info.code == ErrorCode.INSUFFICIENT_MEMORY
-    assert "11.0 GiB" in fit_of(with_loaded(), plan("a", 11)).reason
+    assert "11.0 GiB" in room_for(with_loaded(), plan("a", 11)).reason
 
 
 def test_places_count_beside_memory() -> None:
-    assert fit_of(with_loaded(plan("a", 1), max_loaded=1), plan("b", 1)).reason == "a would be ended first"
-    fit = fit_of(with_loaded(plan("a", 1, pinned=True), max_loaded=1), plan("b", 1))
+    assert room_for(with_loaded(plan("a", 1), max_loaded=1), plan("b", 1)).reason == "a would be ended first"
+    fit = room_for(with_loaded(plan("a", 1, pinned=True), max_loaded=1), plan("b", 1))
     assert (fit.now, fit.reason) == (False, "max_loaded is 1, and a work, load or are pinned")
 
 
@@ -93,7 +98,7 @@ class Dispatched:
     def __init__(self) -> None:
         self.state = with_loaded()
         self.started: list[StartEngine] = []
-        self.loads = Loads(self.state, self, load_timeout_s=30)
+        self.loads = Loads(self.state, self, load_timeout_s=1000)
 
     def __call__(self, event: object, refusals: object = None) -> None:
         self.started += [e for e in play(self.state, event) if isinstance(e, StartEngine)]  # type: ignore[arg-type]
@@ -109,14 +114,12 @@ class Dispatched:
 
 
 async def test_who_waits_for_a_model_hears_why_it_did_not_load() -> None:
-    import asyncio
-
     node = Dispatched()
     loading = asyncio.create_task(node.loads.load(plan("a")))
     await asyncio.sleep(0)
     node.exit("SIGKILL")
     with pytest.raises(HerdError) as caught:
-        await loading
+        await asyncio.wait_for(loading, 30)
     assert caught.value.info.code == ErrorCode.ENGINE_CRASHED
     assert "SIGKILL" in caught.value.info.message
     again = asyncio.create_task(node.loads.load(plan("a")))

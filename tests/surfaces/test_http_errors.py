@@ -118,7 +118,7 @@ async def test_a_silent_stream_shows_signs_of_life(monkeypatch: pytest.MonkeyPat
         await over.wait()
         yield frame(1)
 
-    stream = stream_of(frames())
+    stream = stream_of(frames(), doing=lambda: "loading 40%")
 
     async def started() -> bool:
         return stream.started
@@ -127,7 +127,7 @@ async def test_a_silent_stream_shows_signs_of_life(monkeypatch: pytest.MonkeyPat
     assert await until(started, 10)
     over.set()
     body = body_of(await task)
-    assert body.startswith(b": ")
+    assert body.startswith(b": loading 40%\n\n")
     assert body.endswith(b"data: 1\n\n")
 
 

@@ -1,0 +1,68 @@
+"""What health says of memory that is given away, and of models that settings name."""
+
+from __future__ import annotations
+
+import pytest
+
+from herd_mcp.health import fleet_health
+from herd_mcp.node.statistics import DayFigures
+from herd_mcp.settings import GIB, load_settings
+from herd_mcp.state import EngineState, Estimate, FleetHealth, MemoryState, ModelInfo, NodeState
+
+ENGINE = EngineState(model="a", kind="chat", phase="ready", reserved_bytes=9 * GIB, running=1, queued=2, idle_s=0)
+DAY = DayFigures(
+    total=0, failed=0, retries=0, cold_loads=0, images=0, interrupted_streams=0, disconnects=0, avg_ttft_ms=None
+)
+
+
+def node(*, queued: int = 0, reserved_gib: int = 9, estimates: tuple[Estimate, ...] = ()) -> NodeState:
+    memory = MemoryState(
+        total_bytes=16 * GIB, available_bytes=8 * GIB, budget_bytes=10 * GIB, reserved_bytes=reserved_gib * GIB
+    )
+    return NodeState(
+        node_id="0", name="mini", version="1", status="online", platform="", chip="", cpu_cores=1, started_at=0,
+        memory=memory, engines=(ENGINE,), queued=queued, estimates=estimates,
+    )  # fmt: skip
+
+
+def health(state: NodeState, here: tuple[ModelInfo, ...] = (), **settings: object) -> FleetHealth:
+    return fleet_health(
+        [state], here, DAY, settings=load_settings(**settings), gallery_bytes=0, disk_free_bytes=99 * GIB
+    )
+
+
+def ids(found: FleetHealth) -> set[str]:
+    return {each.check_id for each in found.recommendations if each.severity != "info"}
+
+
+@pytest.mark.parametrize(
+    ("queued", "reserved_gib", "told"),
+    [
+        (2, 9, False),  # both wait in the engine that is there
+        (5, 7, False),  # there is room: their engine is about to start
+        (5, 9, True),
+    ],
+)
+def test_jobs_that_wait_for_memory_are_told_with_the_numbers(queued: int, reserved_gib: int, told: bool) -> None:
+    found = health(node(queued=queued, reserved_gib=reserved_gib))
+    assert ids(found) == ({"memory_full"} if told else set())
+    if told:
+        (item,) = (each for each in found.recommendations if each.check_id == "memory_full")
+        assert (item.title, item.description[:22]) == ("3 jobs wait for memory on mini", "9.0 of 10.0 GiB for mo")
+
+
+def test_a_model_that_was_seen_to_take_more_is_told_and_lowers_the_score() -> None:
+    quiet, raised = (
+        health(node(estimates=(Estimate(model="a", factor=factor, measured_at=0),))) for factor in (1.1, 2.0)
+    )
+    assert (ids(quiet), ids(raised)) == (set(), {"estimate_raised"})
+    assert raised.vitals.health_score < quiet.vitals.health_score
+
+
+def test_models_that_settings_name_and_that_are_not_here_are_told() -> None:
+    here = ModelInfo(
+        name="org/one", aliases=("one",), kind="chat", family="", source="herd", path="", bytes=1, complete=True
+    )
+    found = health(node(), (here,), preload=("one", "two"), models={"ORG/ONE": {}, "three": {"pinned": True}})
+    missing = {each.check_id: each.data["model"] for each in found.recommendations if "missing" in each.check_id}
+    assert missing == {"preload_missing": "two", "models_missing": "three"}
