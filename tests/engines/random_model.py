@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx import nn
 from mlx.utils import tree_flatten
 
 from tests.engines.byte_tokenizer import TEMPLATE, write_tokenizer
 
 
-def build(folder: Path, family: str, **sizes: Any) -> Path:
-    """Write the model into `folder`. `family` is a module of mlx_lm.models, `sizes` the fields of its config.json."""
+def build(folder: Path, family: str, *, dtype: str = "float32", bits: int | None = None, **sizes: Any) -> Path:
+    """Write the model into `folder`. `family` is a module of mlx_lm.models, `sizes` the fields of its config.json,
+    `bits` what its weights are quantised to."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder, TEMPLATE)
     vocab_size = tokenizer.get_vocab_size()
@@ -28,8 +30,15 @@ def build(folder: Path, family: str, **sizes: Any) -> Path:
     mx.random.seed(0)
     model = module.Model(module.ModelArgs.from_dict(config))
     letters = {tokenizer.token_to_id(letter) for letter in string.ascii_lowercase}
-    # A logit of 0 is never the largest among 26 random ones.
-    model.lm_head.weight = model.lm_head.weight * mx.array([[float(token in letters)] for token in range(vocab_size)])
+    if "lm_head" in model:  # a logit of 0 is never the largest among 26 random ones
+        known = mx.array([[float(token in letters)] for token in range(config["vocab_size"])])
+        model.lm_head.weight = model.lm_head.weight * known
+    model.set_dtype(getattr(mx, dtype))
+    if dtype != "float32":
+        config["torch_dtype"] = dtype
+    if bits is not None:
+        nn.quantize(model, group_size=64, bits=bits)
+        config["quantization"] = {"group_size": 64, "bits": bits}
     config["eos_token_id"] = tokenizer.token_to_id("<|im_end|>")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     weights = dict(tree_flatten(model.parameters()))
