@@ -236,6 +236,8 @@ def run(*words: str) -> Any:
         ("prefix", "--pairs", "3"),
         ("images", "--pairs", "1"),
         ("soak", "--chats", "16", "--images", "2"),
+        ("swap", "--rounds", "1"),
+        ("endure", "--minutes", "0.2"),
     ],
     ids=lambda words: words[0],
 )
