@@ -21,9 +21,10 @@ WARM_S = 300.0
 CACHE_BYTES = 4 * processes.MIB
 """Of prompt cache: little, so that it is full before the growth is looked at."""
 GROWTH_MIB = 8.0
-"""From the end of the first part to that of the run, on the line through all samples, which is taken for flat. The
-node's database keeps up to 2 MiB of pages for each of two connections, and they may fill late; allocators move a few
-MiB about with the sizes. A leak of 3 KiB per job is more in 25 minutes of two jobs a second."""
+"""From the end of the first part to that of the run, on the line through all samples, which is taken for flat. The node
+keeps the events of the last 256 jobs (5 MiB with this work) and its database up to 2 MiB of pages for each of two
+connections; on a slow machine some of that comes after the first part. A leak of 3 KiB per job is more in 25 minutes of
+two jobs a second."""
 
 
 @dataclass(slots=True)

@@ -223,12 +223,13 @@ def test_the_idle_node_is_measured_and_all_writes_its_table(tmp_path: Path) -> N
 
 def run(*words: str) -> Any:
     command = [sys.executable, "-m", "benchmarks", *words, "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "words",
     [
@@ -236,6 +237,8 @@ def run(*words: str) -> Any:
         ("prefix", "--pairs", "3"),
         ("images", "--pairs", "1"),
         ("soak", "--chats", "16", "--images", "2"),
+        ("swap", "--rounds", "1"),
+        ("endure", "--minutes", "0.2"),
     ],
     ids=lambda words: words[0],
 )

@@ -17,7 +17,7 @@ ORDERLY = ("room for", "idle", "the node ended", "unloaded")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.xfail(reason="estimates are not corrected by what is measured, nor engines ended for what they hold, yet")
 async def test_estimates_that_are_half_cost_engines_and_no_request_and_rise(tmp_path: Path) -> None:
     async with running(tmp_path, *entry("halved")) as stage:

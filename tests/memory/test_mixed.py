@@ -49,6 +49,6 @@ async def test_20_requests_over_three_models_with_room_for_two(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 async def test_200_requests_over_three_models_with_room_for_two(tmp_path: Path) -> None:
     await stays_within(tmp_path, 200)
