@@ -201,6 +201,8 @@ async def open_herd(settings: Settings) -> AsyncIterator[Herd]:
     node = Node(settings, folder, node_id(folder), version("herd-mcp"))
     gallery = Gallery(folder / "images")
     history = await History.open(folder / "herd.db")
+    node.measured.load(await history.measured())
+    node.on_measured = history.write_measured
     herd = Herd(settings, node, history, gallery)
     tidying = asyncio.create_task(herd.tidy())
     try:

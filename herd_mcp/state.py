@@ -25,6 +25,8 @@ class ModelInfo(Frozen):
     """The folder with the weights. Told over the local socket and to the holder of the token only."""
     bytes: int
     """Sum of the weight files."""
+    needs_bytes: int | None = None
+    """Memory that it takes with its smallest job, as this Mac would load it."""
     complete: bool
     """Whether every file is there and whole."""
     supported: bool = True

@@ -46,11 +46,13 @@ from herd_mcp.node.events import (
     Tick,
 )
 from herd_mcp.node.hardware import available_bytes, hardware, resident_bytes
-from herd_mcp.node.image_families import largest_px
+from herd_mcp.node.image_families import default_px, largest_px
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
-from herd_mcp.node.memory import Needs
+from herd_mcp.node.measured import Known, Measurements
 from herd_mcp.node.models import find_models, hub_cache
-from herd_mcp.settings import Settings
+from herd_mcp.node.needs import limited, needs_of, with_needs
+from herd_mcp.node.sizes import tokens_at_most
+from herd_mcp.settings import ModelSettings, Settings
 from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
 
 log = logging.getLogger(__name__)
@@ -126,6 +128,9 @@ class Node:
         self._looking = asyncio.Lock()
         self.on_change: Callable[[], None] = lambda: None
         """Called when an engine comes or goes."""
+        self.measured = Measurements()
+        self.on_measured: Callable[[str, int | None, Known], None] = lambda model, quantize, known: None
+        """Called when something was learned of a model's memory, to store it."""
 
     # ── jobs ──
 
@@ -146,16 +151,18 @@ class Node:
             path=model.path,
             family=model.family,
             quantize=quantize,
-            prompt_cache_bytes=self.settings.prompt_cache_bytes,
             max_batch=self.settings.chat_batch,
             turns=str(self.home / "run"),
             stall_s=self.settings.engine_stall_s,
             between_blocks={"auto": None, "step": False, "block": True}[self.settings.image_hand_over],
         )
+        needs = await asyncio.to_thread(
+            needs_of, model, quantize, self.settings, self.budget_bytes, self.measured.get(model.name, quantize)
+        )
         return Plan(
             key=EngineKey(model.name, quantize),
-            spec=spec,
-            needs=Needs(memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin)),
+            spec=limited(spec, needs, self.settings, self.budget_bytes),
+            needs=needs,
             capacity=self.settings.chat_batch if model.kind == "chat" else 1,
         )
 
@@ -168,7 +175,8 @@ class Node:
         refusals: list[ErrorInfo] = []
         timeout_s = self.settings.job_timeout_s
         self._inboxes[job.id, attempt] = Inbox()
-        self._dispatch(Submit(job.id, attempt, job.request, plan, spool, timeout_s, forced, alone), refusals)
+        size = self._size(job.request, plan)
+        self._dispatch(Submit(job.id, attempt, job.request, plan, spool, timeout_s, forced, alone, size), refusals)
         if refusals:
             del self._inboxes[job.id, attempt]
             raise HerdError.of(refusals[0])
@@ -204,7 +212,10 @@ class Node:
         """What is on the disk, looked at no longer than `fresh_s` ago, with what is loaded and the default now."""
         async with self._looking:
             if time.monotonic() - self._models_at > fresh_s:
-                self._models = await asyncio.to_thread(find_models, self.settings, self.home)
+                found = await asyncio.to_thread(find_models, self.settings, self.home)
+                self._models = await asyncio.to_thread(
+                    with_needs, found, self.settings, self.budget_bytes, self.measured.snapshot()
+                )
                 self._models_at = time.monotonic()
         loaded = {lane.plan.key.model for lane, engine in self._state.engines() if engine.phase == "ready"}
         models = [model.model_copy(update={"loaded": model.name in loaded}) for model in self._models]
@@ -250,6 +261,7 @@ class Node:
                 reserved_bytes=self._state.reserved_bytes,
             ),
             engines=tuple(engines),
+            estimates=self.measured.estimates(),
             queued=sum(run.started_at is None for run in self._state.runs.values()),
             running=sum(run.started_at is not None for run in self._state.runs.values()),
             started_at=self.started_at,
@@ -340,13 +352,37 @@ class Node:
             self._engines.pop((key, generation), None)
             self._ended.pop((key, generation), None)
             log.info("engine of %s is gone: %s", spec.model, reason)
+            self._learn_of_death(key, generation)
             self._dispatch(Exited(key, generation, reason))
             self.on_change()
 
     def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
+        if isinstance(message, pipe.Ready | pipe.Done):
+            self._learn(key, message)
         self._dispatch(Heard(key, generation, message))
         if isinstance(message, pipe.Ready):
             self.on_change()
+
+    def _learn(self, key: EngineKey, message: pipe.Ready | pipe.Done) -> None:
+        """Correct the next plans of this model by what its engine tells."""
+        now = time.time()
+        if isinstance(message, pipe.Ready):
+            known = self.measured.ready(key.model, key.quantize, message, now)
+        elif lane := self._state.lanes.get(key):
+            known = self.measured.done(key.model, key.quantize, lane.plan.needs, message.facts, now)
+        else:
+            known = None
+        if known is not None:
+            self.on_measured(key.model, key.quantize, known)
+
+    def _learn_of_death(self, key: EngineKey, generation: int) -> None:
+        """An engine that died while it worked, unasked, may have taken more than was computed."""
+        lane = self._state.lanes.get(key)
+        engine = lane.engine if lane else None
+        if engine is None or engine.generation != generation or engine.condemned or not engine.running:
+            return
+        if (known := self.measured.died(key.model, key.quantize, time.time())) is not None:
+            self.on_measured(key.model, key.quantize, known)
 
     def _set_timer(self) -> None:
         due = next_tick_at(self._state)
@@ -383,6 +419,17 @@ class Node:
         if request.quantize is not None:
             return request.quantize
         return None if model.builtin else self.settings.image_quantize or None
+
+    def _size(self, request: Request, plan: Plan) -> int:
+        """What memory is reserved for: tokens of the chat, or pixels of the image."""
+        if isinstance(request, ImageRequest):
+            usual = default_px(Path(plan.spec.path), plan.spec.family)
+            return (request.width or usual) * (request.height or usual)
+        own = self.settings.models.get(plan.key.model, ModelSettings())
+        limits = [own.context_tokens or self.settings.context_tokens]
+        limits += [model.context_tokens for model in self._models if model.name == plan.key.model]
+        context_tokens = min((limit for limit in limits if limit is not None), default=None)
+        return tokens_at_most(request, own.max_tokens or self.settings.max_tokens, context_tokens)
 
     def _check_size(self, request: ImageRequest, model: ModelInfo) -> None:
         """Refuse what the model or this Mac does not draw, before anything is loaded for it."""
