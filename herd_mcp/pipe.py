@@ -45,10 +45,6 @@ class CacheShape(Frozen):
 CACHE_SPARE_TOKENS = 256
 """How much longer than its longest sequence a batch's caches are at most: they grow by blocks of so many."""
 
-CACHE_COPY = 1.25
-"""What a batch's caches take at the most, by what they hold: while rows join or leave and while the caches grow, they
-are copied, two layers at a time. Measured on the CPU with 1, 4 and 16 rows of 512 to 8,192 tokens: 1 + 2 / layers."""
-
 
 class EngineSpec(Frozen):
     """What an engine process loads. Sent once, first; the process serves this and nothing else until it ends."""

@@ -25,6 +25,8 @@ class ModelInfo(Frozen):
     """The folder with the weights. Told over the local socket and to the holder of the token only."""
     bytes: int
     """Sum of the weight files."""
+    needs_bytes: int = 0
+    """Memory that it takes with a small job, as this Mac would load it; 0 while it is not complete."""
     complete: bool
     """Whether every file is there and whole."""
     supported: bool = True
@@ -37,8 +39,6 @@ class ModelInfo(Frozen):
     default: bool = False
     """Taken when a request names no model of this kind."""
     loaded: bool = False
-    needs_bytes: int = 0
-    """Memory to load it and to work in it."""
     can_load_now: bool = False
     """Loaded already, or there is room for it, if need be after idle models have ended."""
     reason: str = ""

@@ -75,7 +75,7 @@ def model(kind: Any = "chat", **fields: object) -> ModelInfo:
 
 def plan_with(**settings: object) -> Plan:
     """How a chat model is loaded under these settings."""
-    return plans.plan_for(model(), load_settings(**settings), Path("/home"), None, Needs(GIB))
+    return plans.plan_for(model(), load_settings(**settings), Path("/home"), None, Needs(GIB), 8 * GIB)
 
 
 def node_with(folder: Path, **settings: object) -> Node:

@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from herd_mcp.jobs import ErrorCode, HerdError, Job
+from herd_mcp.node.measured import Known
+from herd_mcp.pipe import CacheShape
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX jobs_by_time ON jobs (created_at);
     CREATE INDEX jobs_by_status ON jobs (status, created_at);
     CREATE INDEX jobs_by_kind ON jobs (kind, created_at);
+    """,
+    """
+    CREATE TABLE measured (
+        model TEXT NOT NULL, quantize INTEGER NOT NULL, factor REAL NOT NULL, weights_bytes INTEGER NOT NULL,
+        cache TEXT NOT NULL, measured_at REAL NOT NULL, PRIMARY KEY (model, quantize)
+    ) STRICT;
     """,
 )
 
@@ -63,6 +71,13 @@ ON CONFLICT (id) DO UPDATE SET status=excluded.status, finished_at=excluded.fini
 node=excluded.node, job=excluded.job
 """
 
+
+_MEASURED = """
+INSERT OR REPLACE INTO measured (model, quantize, factor, weights_bytes, cache, measured_at) VALUES (?,?,?,?,?,?)
+"""
+"""Quantised to 0 bits is as it came."""
+
+_SELECT_MEASURED = "SELECT model, quantize, factor, weights_bytes, cache, measured_at FROM measured"
 
 _Write = tuple[str, Sequence[Any], "asyncio.Future[None]"]
 
@@ -95,9 +110,26 @@ class History:
             job.id, job.kind, job.status, job.client, job.created_at, job.finished_at, job.model,
             job.attempts[-1].node if job.attempts else "", job.model_dump_json(exclude_none=True),
         )  # fmt: skip
+        return self._put(_UPSERT, row)
+
+    def write_measured(self, model: str, quantize: int | None, known: Known) -> None:
+        """Queue what was measured of a model. That it could not be written is not worth more than a line in the log."""
+        cache = known.cache.model_dump_json() if known.cache else ""
+        row = (model, quantize or 0, known.factor, known.weights_bytes, cache, known.measured_at)
+        self._put(_MEASURED, row).add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    async def measured(self) -> list[tuple[str, int | None, Known]]:
+        """Everything that was ever measured. Raises HerdError(disk)."""
+        rows = await self.read(lambda connection: connection.execute(_SELECT_MEASURED).fetchall())
+        return [
+            (model, quantize or None, Known(factor, weights, _shape(cache), at))
+            for model, quantize, factor, weights, cache, at in rows
+        ]
+
+    def _put(self, statement: str, row: Sequence[Any]) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
         try:
-            self._writes.put_nowait((_UPSERT, row, future))
+            self._writes.put_nowait((statement, row, future))
         except queue.Full:
             future.set_exception(_disk_error("more writes wait than the disk can take"))
         return future
@@ -280,6 +312,13 @@ def _job(text: str) -> Job | None:
         return Job.model_validate_json(text)
     except ValidationError:
         log.exception("a job in the database cannot be read; it is left out")
+        return None
+
+
+def _shape(text: str) -> CacheShape | None:
+    try:
+        return CacheShape.model_validate_json(text) if text else None
+    except ValidationError:
         return None
 
 

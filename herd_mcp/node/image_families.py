@@ -140,6 +140,13 @@ def largest_px(folder: Path, family_key: str) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
+def default_px(folder: Path, family_key: str) -> int:
+    """Width and height that the model in `folder` draws when a request names neither."""
+    family = find_family(family_key)
+    usual = herd_config(folder).get("default_px")
+    return usual if isinstance(usual, int) else (family.default_px if family else 0) or 1024
+
+
 def stored_bits(folder: Path, family: ImageFamily) -> int | None:
     """Bits per weight of a quantised checkpoint that mflux saved; None for a full one. It stays as it is, whatever
     a request asks."""

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from herd_mcp.jobs import ErrorCode, HerdError, Kind
-from herd_mcp.pipe import CacheShape
+from herd_mcp.node import sizes
+from herd_mcp.pipe import CACHE_SPARE_TOKENS, CacheShape
 from herd_mcp.settings import GIB, MIB, Settings
 
-PROCESS_BYTES = 256 * MIB
-"""An engine process before its weights: Python, MLX, mlx-lm or mflux. Seen on Linux with the built-in models: 108 MiB
-resident for chat, 141 for images; the rest is for what Metal takes, which was not measured."""
-CHAT_WORK_BYTES = 512 * MIB
-"""Activations and the KV caches of running chats, as a first estimate."""
-IMAGE_WORK_BYTES = 2 * GIB
-"""Activations and the VAE decode of a 1024 px image, as a first estimate."""
-BUILTIN_WORK_BYTES = 64 * MIB
-"""The same for the built-in models, which are a thousandth of the size."""
+PROCESS_BYTES: dict[Kind, int] = {"chat": 256 * MIB, "image": 320 * MIB}
+"""An engine process without its weights: Python, MLX, mlx-lm or mflux, a tokenizer. Measured on Linux with the built-in
+models, resident size once loaded less weights (`python -m benchmarks memory`): 102 MiB for chat, 105 for images and 139
+after one; tokenizers of 150,000 words take up to 100 more. The rest is for what Metal takes, which was not measured."""
+PREFILL_ROWS, PREFILL_TOKENS = 8, 512
+"""Prompts, and tokens of each, that a chat engine computes in one step at most."""
+PROMPT_CACHE_SHARE = 16
+"""Kept conversations of one engine take at most this part of the budget."""
+BUILTIN_PROMPT_CACHE_BYTES = 16 * MIB
+FREED_SHARE, LEAST_FREED_BYTES, MOST_FREED_BYTES = 4, 32 * MIB, GIB
+"""Freed buffers that MLX may keep for the next step: this part of what a step takes, within these bounds."""
+COPIED_LAYERS = 2
+"""Layers whose cache is there twice while a batch grows, as measured."""
+ENCODER_BYTES = 256 * MIB
+"""Of an image before its first step: the prompt in the text encoder. Derived, not measured."""
+DECODE_PX_BYTES = 2560
+"""Per pixel while a VAE decodes. Derived from the widths that the families share: at full size 256 channels that are
+held in 2 bytes, in 4 for their norm, and as input and output of a convolution. Not measured on a Mac."""
+STRIP_ROWS = 128
+"""Rows that the families with strips decode at once; of the rest there are results in 2 bytes only."""
+STRIPS_PX_BYTES, STRIP_BYTES = 1280, 4352
+"""Per pixel of the picture, and of one strip: derived from the built-in model by the channels (256 against 32), without
+what the CPU copies for a convolution (9 times 4 bytes)."""
+STRIP_FAMILIES = ("flux2", "ideogram", "lens")
+BUILTIN_WORK_BYTES, BUILTIN_PX_BYTES, BUILTIN_STRIP_BYTES = MIB, 163, 1712
+"""Of the built-in image model, measured on Linux at 64 to 512 pixels."""
+PROOF_PX = 256 * 256
+"""Pixels of the image whose first step proves a model while it loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +48,29 @@ class Needs:
     load_bytes: int
     """The process, the weights and what it keeps, from its start to its end."""
     work_bytes: int = 0
-    """Activations of a step, while anything runs."""
+    """Of a step, while anything runs."""
     cache: CacheShape | None = None
     """Chat: the keys and values of one sequence."""
     px_bytes: float = 0.0
     """Images: per pixel of the picture, while it is drawn and decoded."""
+    strip_bytes: float = 0.0
+    """Images: per pixel of the rows that are decoded at once."""
+    row_bytes: float = 0.0
+    """Chat: per sequence, the logits of a step."""
+    token_bytes: float = 0.0
+    """Chat: per token of the prompts that are computed in one step."""
+    pair_bytes: float = 0.0
+    """Chat: per such token and token of its sequence."""
+    copies: float = 0.0
+    """Chat: the part of the caches that is there twice while a batch grows."""
+    factor: float = 1.0
+    """What work was multiplied by: measured by computed."""
+    proof_bytes: int = 0
+    """Of load_bytes: work that is done while loading, and never beside other work."""
+    prompt_cache_bytes: int = 0
+    """Of load_bytes: kept conversations."""
+    freed_bytes: int = 0
+    """Of load_bytes: freed buffers that MLX may keep."""
 
     def bytes_for(self, sizes: Iterable[int]) -> int:
         """With these jobs running: tokens of each chat (prompt and answer), or pixels of each image.
@@ -39,19 +78,42 @@ class Needs:
         A batch of sequences costs as many times its longest, because shorter ones are padded to it.
         """
         sizes = list(sizes)
+        work = max(self.work_for(sizes), self.proof_bytes)
+        return self.load_bytes - self.proof_bytes + self.caches_for(sizes) + work
+
+    def caches_for(self, sizes: Sequence[int]) -> int:
+        """Of these, the keys and values."""
+        return len(sizes) * cache_bytes(self.cache, max(sizes)) if self.cache and sizes else 0
+
+    def work_for(self, sizes: Sequence[int]) -> int:
+        """Of these, what is there during a step."""
         if not sizes:
-            return self.load_bytes
-        rows = len(sizes) * cache_bytes(self.cache, max(sizes)) if self.cache else 0
-        return self.load_bytes + self.work_bytes + rows + int(self.px_bytes * max(sizes))
+            return 0
+        rows, longest = len(sizes), max(sizes)
+        work = self.work_bytes + self.px_bytes * longest + self.strip_bytes * _strip_px(longest)
+        step = min(rows, PREFILL_ROWS) * min(longest, PREFILL_TOKENS)
+        work += step * (self.token_bytes + self.pair_bytes * longest) + self.row_bytes * rows
+        return int(work + self.copies * self.caches_for(sizes))
+
+    @property
+    def smallest_bytes(self) -> int:
+        """With one short chat, or one small image."""
+        return self.bytes_for([SMALLEST_PX if self.px_bytes else SMALLEST_TOKENS])
 
 
-CACHE_STEP_TOKENS = 256
-"""mlx-lm's caches grow by blocks of so many tokens."""
+def _strip_px(px: int) -> int:
+    """Of a square picture."""
+    side = math.isqrt(px)
+    return side * min(side, STRIP_ROWS)
+
+
+SMALLEST_TOKENS = 512
+SMALLEST_PX = 512 * 512
 
 
 def cache_bytes(shape: CacheShape, tokens: int) -> int:
     """Keys and values of one sequence of `tokens`."""
-    held = -(-tokens // CACHE_STEP_TOKENS) * CACHE_STEP_TOKENS
+    held = tokens + CACHE_SPARE_TOKENS
     windowed = shape.window_token_bytes * min(held, shape.window_tokens)
     return shape.fixed_bytes + shape.token_bytes * held + windowed
 
@@ -66,16 +128,79 @@ def budget_bytes(settings: Settings, total_bytes: int) -> int:
     return max(total_bytes - floor, 0)
 
 
-def engine_bytes(kind: Kind, weights_bytes: int, bits: int | None, quantize: int | None, *, builtin: bool) -> int:
-    """What an engine reserves: the process, its weights as they will lie in memory, and room to work.
+def loaded_bytes(weights_bytes: int, bits: int | None, quantize: int | None) -> int:
+    """Weights as they will lie in memory. `bits`: of the checkpoint, None for 16. `quantize`: bits to quantise to while
+    loading, None to leave them.
 
-    `bits`: of the checkpoint, None for 16. `quantize`: bits to quantise to while loading, None to leave them.
     Quantised weights carry a scale and a bias per group of 64: half a bit more per weight.
     """
     if quantize is not None and bits is None:
-        weights_bytes = int(weights_bytes * (quantize + 0.5) / 16)
-    work = BUILTIN_WORK_BYTES if builtin else IMAGE_WORK_BYTES if kind == "image" else CHAT_WORK_BYTES
-    return PROCESS_BYTES + weights_bytes + work
+        return int(weights_bytes * (quantize + 0.5) / 16)
+    return weights_bytes
+
+
+def chat_needs(
+    config: sizes.Config,
+    weights_bytes: int,
+    *,
+    prompt_cache_bytes: int,
+    fused: bool,
+    cache: CacheShape | None = None,
+    factor: float = 1.0,
+) -> Needs:
+    """Of a chat model. `fused`: the device has fused attention. `cache`: as measured, instead of as computed.
+    `factor`: measured work by computed work."""
+    work = sizes.work(config, fused=fused)
+    shape = cache or sizes.cache_shape(config)
+    step = PREFILL_ROWS * PREFILL_TOKENS * work.token_bytes
+    freed = min(max(step // FREED_SHARE, LEAST_FREED_BYTES), MOST_FREED_BYTES)
+    return Needs(
+        load_bytes=PROCESS_BYTES["chat"] + weights_bytes + prompt_cache_bytes + freed,
+        # A window holds the tokens of a step besides, until the next.
+        token_bytes=factor * (work.token_bytes + shape.window_token_bytes),
+        pair_bytes=factor * work.pair_bytes,
+        row_bytes=factor * work.row_bytes,
+        copies=factor * min(1.0, COPIED_LAYERS / sizes.layers(config)),
+        cache=shape,
+        factor=factor,
+        prompt_cache_bytes=prompt_cache_bytes,
+        freed_bytes=freed,
+    )
+
+
+def image_needs(family: str, weights_bytes: int, *, builtin: bool, factor: float = 1.0) -> Needs:
+    """Of an image model: `weights_bytes` as they lie in memory. `factor`: as for chats."""
+    work, px, strip = ENCODER_BYTES, DECODE_PX_BYTES, 0
+    if builtin:
+        work, px, strip = BUILTIN_WORK_BYTES, BUILTIN_PX_BYTES, BUILTIN_STRIP_BYTES
+    elif family.startswith(STRIP_FAMILIES):
+        px, strip = STRIPS_PX_BYTES, STRIP_BYTES
+    proof = work + px * PROOF_PX if not builtin else 0
+    freed = LEAST_FREED_BYTES if builtin else min(max(proof // FREED_SHARE, LEAST_FREED_BYTES), MOST_FREED_BYTES)
+    return Needs(
+        load_bytes=PROCESS_BYTES["image"] + weights_bytes + freed + proof,
+        work_bytes=int(factor * work),
+        px_bytes=factor * px,
+        strip_bytes=factor * strip,
+        factor=factor,
+        proof_bytes=proof,
+        freed_bytes=freed,
+    )
+
+
+def prompt_cache_share(setting_bytes: int, budget: int, *, builtin: bool) -> int:
+    """What one engine may keep of ended conversations."""
+    return min(setting_bytes, BUILTIN_PROMPT_CACHE_BYTES if builtin else budget // PROMPT_CACHE_SHARE)
+
+
+def longest_tokens(needs: Needs, budget: int, context_tokens: int | None, rows: int = 1) -> int:
+    """The longest conversation, in steps of 1,024 tokens, for which `rows` at once fit into the budget; 0 for none."""
+    low, high = 0, -(-(context_tokens or 1 << 20) // 1024)
+    while low < high:
+        middle = (low + high + 1) // 2
+        tokens = min(middle * 1024, context_tokens or middle * 1024)
+        low, high = (middle, high) if needs.bytes_for([tokens] * rows) <= budget else (low, middle - 1)
+    return min(low * 1024, context_tokens or low * 1024)
 
 
 def too_big(model: str, needed_bytes: int, budget: int) -> HerdError:

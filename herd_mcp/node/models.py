@@ -126,7 +126,7 @@ def _chat_model(folder: Path, name: str, source: Source) -> ModelInfo | None:
     except Broken as error:
         problem = str(error)
     complete = not problem
-    supported = _architecture(config) in chat_architectures()
+    supported = architecture(config) in chat_architectures()
     if not supported:
         problem = problem or f"mlx-lm has no architecture {_told(config.get('model_type'))!r}"
     quantization = config.get("quantization") or config.get("quantization_config")
@@ -150,11 +150,12 @@ def _chat_model(folder: Path, name: str, source: Source) -> ModelInfo | None:
 def _is_text_generator(config: dict[str, Any]) -> bool:
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures:
-        return _architecture(config) in chat_architectures()
+        return architecture(config) in chat_architectures()
     return any(str(name).endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")) for name in architectures)
 
 
-def _architecture(config: dict[str, Any]) -> str:
+def architecture(config: dict[str, Any]) -> str:
+    """The module of mlx-lm that loads it."""
     kind = str(config.get("model_type", ""))
     return _remapped().get(kind, kind)
 
@@ -172,7 +173,7 @@ def _context_tokens(config: dict[str, Any]) -> int | None:
 @cache
 def chat_architectures() -> frozenset[str]:
     """What mlx-lm can load, from the names of its files: importing it would bring MLX into the node."""
-    folder = _mlx_lm_folder()
+    folder = mlx_lm_folder()
     names = {file.stem for file in (folder / "models").glob("*.py")} if folder else set()
     return frozenset(name for name in names if not name.startswith("_"))
 
@@ -180,7 +181,7 @@ def chat_architectures() -> frozenset[str]:
 @cache
 def _remapped() -> dict[str, str]:
     """mlx-lm's MODEL_REMAPPING, read from its source for the same reason."""
-    folder = _mlx_lm_folder()
+    folder = mlx_lm_folder()
     if folder is None:
         return {}
     for node in ast.parse((folder / "utils.py").read_text()).body:
@@ -189,7 +190,8 @@ def _remapped() -> dict[str, str]:
     return {}
 
 
-def _mlx_lm_folder() -> Path | None:
+def mlx_lm_folder() -> Path | None:
+    """Where mlx-lm lies, found without importing it."""
     spec = importlib.util.find_spec("mlx_lm")
     return Path(spec.origin).parent if spec and spec.origin else None
 

@@ -48,8 +48,9 @@ from herd_mcp.node.fit import fit_of
 from herd_mcp.node.hardware import available_bytes, hardware
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.loads import END_S, Loads
-from herd_mcp.node.memory import Needs
+from herd_mcp.node.measured import Known, Measurements
 from herd_mcp.node.models import find_models, hub_cache
+from herd_mcp.node.needs import needs_of
 from herd_mcp.node.watch import Watch, held_bytes
 from herd_mcp.node.words import interrupted
 from herd_mcp.settings import Settings
@@ -140,6 +141,9 @@ class Node:
         self.loads = Loads(self._state, self._dispatch, settings.load_timeout_s)
         self.on_change: Callable[[], None] = lambda: None
         """Called when an engine comes or goes, and when memory gets shorter or less so."""
+        self.measured = Measurements()
+        self.on_measured: Callable[[str, int | None, Known], None] = lambda model, quantize, known: None
+        """Called when something was learned of a model's memory, to store it."""
 
     # ── jobs ──
 
@@ -152,14 +156,14 @@ class Node:
         if isinstance(request, ImageRequest):
             plans.check_image(request, model, self.settings)
             asked = request.quantize
-        return self._plan(model, asked)
+        return await self._plan(model, asked)
 
     async def plan_model(self, name: str) -> Plan:
         """How the model is loaded when no request asks for something else. Raises HerdError as `plan`."""
         model = await self._known(lambda models: find(models, name))
         if not model.usable:
             raise not_usable(model)
-        return self._plan(model)
+        return await self._plan(model)
 
     async def _known(self, pick: Callable[[Sequence[ModelInfo]], ModelInfo]) -> ModelInfo:
         try:
@@ -167,10 +171,11 @@ class Node:
         except HerdError:  # it may have come since the last look
             return pick(await self.models(fresh_s=0))
 
-    def _plan(self, model: ModelInfo, asked: int | None = None) -> Plan:
+    async def _plan(self, model: ModelInfo, asked: int | None = None) -> Plan:
         quantize = plans.quantize_for(model, self.settings, asked)
-        needs = Needs(memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin))
-        return plans.plan_for(model, self.settings, self.home, quantize, needs)
+        known = self.measured.get(model.name, quantize)
+        needs = await asyncio.to_thread(needs_of, model, quantize, self.settings, self.budget_bytes, known)
+        return plans.plan_for(model, self.settings, self.home, quantize, needs, self.budget_bytes)
 
     def reserve(
         self, job: Job, attempt: int, plan: Plan, *, spool: str = "", forced: bool = False, alone: bool = False
@@ -182,7 +187,8 @@ class Node:
         refusals: list[ErrorInfo] = []
         timeout_s = self.settings.job_timeout_s
         self._inboxes[job.id, attempt] = Inbox()
-        self._dispatch(Submit(job.id, attempt, request, plan, spool, timeout_s, forced, alone), refusals)
+        size = plans.size_of(request, plan)
+        self._dispatch(Submit(job.id, attempt, request, plan, spool, timeout_s, forced, alone, size), refusals)
         if refusals:
             del self._inboxes[job.id, attempt]
             raise HerdError.of(refusals[0])
@@ -218,7 +224,10 @@ class Node:
         """What is on the disk, looked at no longer than `fresh_s` ago, with what is loaded and the default now."""
         async with self._looking:
             if time.monotonic() - self._models_at > fresh_s:
-                self._models = await asyncio.to_thread(find_models, self.settings, self.home)
+                found = await asyncio.to_thread(find_models, self.settings, self.home)
+                self._models = await asyncio.to_thread(
+                    plans.with_needs, found, self.settings, self.budget_bytes, self.measured.snapshot()
+                )
                 self._models_at = time.monotonic()
         loaded = {lane.plan.key.model for lane, engine in self._state.engines() if engine.phase == "ready"}
         models = [
@@ -238,12 +247,9 @@ class Node:
 
     def _fit(self, model: ModelInfo) -> dict[str, object]:
         """What the model takes here, and whether there is room for it."""
-        quantize = plans.quantize_for(model, self.settings)
-        needed = memory.engine_bytes(model.kind, model.bytes, model.bits, quantize, builtin=model.builtin)
-        fit = fit_of(self._state, EngineKey(model.name, quantize), needed)
+        fit = fit_of(self._state, EngineKey(model.name, plans.quantize_for(model, self.settings)), model.needs_bytes)
         return {
             "context_tokens": plans.context_tokens(model, self.settings),
-            "needs_bytes": needed,
             "can_load_now": model.usable and fit.now,
             "reason": fit.reason if model.usable else model.problem,
         }
@@ -285,6 +291,7 @@ class Node:
                 pressure=self._state.level,
             ),
             engines=tuple(engines),
+            estimates=self.measured.estimates(),
             queued=sum(run.started_at is None for run in self._state.runs.values()),
             running=sum(run.started_at is not None for run in self._state.runs.values()),
             started_at=self.started_at,
@@ -383,10 +390,13 @@ class Node:
             self._ended.pop((key, generation), None)
             log.info("engine of %s is gone: %s", spec.model, reason)
             self.loads.exiting(key, generation, reason)
+            self._learn_of_death(key, generation)
             self._dispatch(Exited(key, generation, reason))
             self._engines_changed()
 
     def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
+        if isinstance(message, pipe.Ready | pipe.Done):
+            self._learn(key, message)
         self._dispatch(Heard(key, generation, message))
         if isinstance(message, pipe.Ready):
             self._engines_changed()
@@ -404,6 +414,27 @@ class Node:
         if event.level != before:
             log.info("memory: %s", event.level)
             self.on_change()
+
+    def _learn(self, key: EngineKey, message: pipe.Ready | pipe.Done) -> None:
+        """Correct the next plans of this model by what its engine tells."""
+        now = time.time()
+        if isinstance(message, pipe.Ready):
+            known = self.measured.ready(key.model, key.quantize, message, now)
+        elif lane := self._state.lanes.get(key):
+            known = self.measured.done(key.model, key.quantize, lane.plan.needs, message.facts, now)
+        else:
+            known = None
+        if known is not None:
+            self.on_measured(key.model, key.quantize, known)
+
+    def _learn_of_death(self, key: EngineKey, generation: int) -> None:
+        """An engine that died while it worked, unasked, may have taken more than was computed."""
+        lane = self._state.lanes.get(key)
+        engine = lane.engine if lane else None
+        if engine is None or engine.generation != generation or engine.condemned or not engine.running:
+            return
+        if (known := self.measured.died(key.model, key.quantize, time.time())) is not None:
+            self.on_measured(key.model, key.quantize, known)
 
     def _set_timer(self) -> None:
         due = next_tick_at(self._state)

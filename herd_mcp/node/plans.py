@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from herd_mcp import pipe
 from herd_mcp.jobs import ChatRequest, ErrorCode, HerdError, ImageRequest, Request
+from herd_mcp.node import memory
 from herd_mcp.node.choose import means
-from herd_mcp.node.image_families import largest_px
+from herd_mcp.node.image_families import default_px, largest_px
 from herd_mcp.node.lanes import EngineKey, Plan
+from herd_mcp.node.measured import NOTHING, Known
 from herd_mcp.node.memory import Needs
+from herd_mcp.node.needs import needs_of
+from herd_mcp.node.sizes import tokens_at_most
 from herd_mcp.settings import ModelSettings, Settings
 from herd_mcp.state import ModelInfo
 
@@ -28,7 +33,9 @@ def context_tokens(model: ModelInfo, settings: Settings) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def plan_for(model: ModelInfo, settings: Settings, home: Path, quantize: int | None, needs: Needs) -> Plan:
+def plan_for(
+    model: ModelInfo, settings: Settings, home: Path, quantize: int | None, needs: Needs, budget_bytes: int
+) -> Plan:
     """How the model is loaded. `quantize`: bits to quantise to while loading, None to leave the weights as they are."""
     own = own_settings(model, settings)
     batch = own.batch or settings.chat_batch
@@ -40,11 +47,14 @@ def plan_for(model: ModelInfo, settings: Settings, home: Path, quantize: int | N
         path=model.path,
         family=model.family,
         quantize=quantize,
-        prompt_cache_bytes=settings.prompt_cache_bytes,
+        prompt_cache_bytes=needs.prompt_cache_bytes,
         max_batch=batch,
         context_tokens=context,
         turns=str(home / "run"),
         stall_s=settings.engine_stall_s,
+        # All that the engine could ever be given: near its limit MLX waits for what is under way.
+        memory_limit_bytes=max(budget_bytes - memory.PROCESS_BYTES[model.kind], 0),
+        cache_limit_bytes=needs.freed_bytes,
         wired_limit_bytes=settings.wired_limit_bytes,
         between_blocks={"auto": None, "step": False, "block": True}[settings.image_hand_over],
     )
@@ -66,6 +76,28 @@ def quantize_for(model: ModelInfo, settings: Settings, asked: int | None = None)
     if asked is not None:
         return asked
     return None if model.builtin else settings.image_quantize or None
+
+
+def size_of(request: Request, plan: Plan) -> int:
+    """What memory is reserved for: tokens of the chat, prompt and answer together, or pixels of the image."""
+    if isinstance(request, ChatRequest):
+        return tokens_at_most(request, plan.max_tokens, plan.spec.context_tokens)
+    usual = default_px(Path(plan.spec.path), plan.spec.family)
+    return (request.width or usual) * (request.height or usual)
+
+
+def with_needs(
+    models: list[ModelInfo], settings: Settings, budget_bytes: int, known: Mapping[tuple[str, int | None], Known]
+) -> list[ModelInfo]:
+    """The models, each with what it needs for a small job. Reads their configs."""
+    told = []
+    for model in models:
+        if model.complete:
+            quantize = quantize_for(model, settings)
+            needs = needs_of(model, quantize, settings, budget_bytes, known.get((model.name, quantize), NOTHING))
+            model = model.model_copy(update={"needs_bytes": needs.smallest_bytes})
+        told.append(model)
+    return told
 
 
 def with_limits(request: Request, plan: Plan) -> Request:

@@ -1,5 +1,5 @@
 """What mlx-lm's batches really take, which the ledger's arithmetic takes for granted: rows times the longest, and not
-more than `CACHE_COPY` of that while rows join and leave."""
+more than `COPIED_LAYERS` of them twice while rows join and leave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 from herd_mcp.engines.chat import PREFILL_BATCH, PREFILL_CHUNK_TOKENS
-from herd_mcp.pipe import CACHE_COPY, CACHE_SPARE_TOKENS
+from herd_mcp.node.memory import COPIED_LAYERS
+from herd_mcp.pipe import CACHE_SPARE_TOKENS
 from tests.engines.random_model import build
 
 LAYERS, HEAD_DIM = 12, 64
@@ -82,4 +83,4 @@ def test_a_batch_takes_rows_times_its_longest(tmp_path: Path, how: str, rows: in
     batch.decode(rows)
     assert 0.85 * expected_bytes < batch.held_bytes < 1.02 * expected_bytes
     batch.leave()
-    assert batch.peak_bytes < CACHE_COPY * expected_bytes
+    assert batch.peak_bytes < (1 + COPIED_LAYERS / LAYERS) * expected_bytes

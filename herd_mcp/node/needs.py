@@ -1,0 +1,70 @@
+"""What the models on this disk need on this Mac: their configs read, the arithmetic of `memory` and `sizes` asked."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from herd_mcp.node import memory, weights
+from herd_mcp.node.measured import NOTHING, Known
+from herd_mcp.node.memory import Needs
+from herd_mcp.node.models import architecture, mlx_lm_folder
+from herd_mcp.settings import Settings
+from herd_mcp.state import ModelInfo
+
+FUSED = sys.platform == "darwin"
+"""Whether MLX computes here with Metal, which has fused attention."""
+
+
+def needs_of(model: ModelInfo, quantize: int | None, settings: Settings, budget: int, known: Known = NOTHING) -> Needs:
+    """What an engine of this model takes, `known` what was measured of it. Reads config.json."""
+    weights_bytes = memory.loaded_bytes(model.bytes, model.bits, quantize)
+    if known.weights_bytes:
+        weights_bytes = known.weights_bytes
+    if model.kind == "image":
+        return memory.image_needs(model.family, weights_bytes, builtin=model.builtin, factor=known.factor)
+    return memory.chat_needs(
+        chat_config(Path(model.path)),
+        weights_bytes,
+        prompt_cache_bytes=memory.prompt_cache_share(settings.prompt_cache_bytes, budget, builtin=model.builtin),
+        fused=FUSED,
+        cache=known.cache,
+        factor=known.factor,
+    )
+
+
+def chat_config(folder: Path) -> dict[str, Any]:
+    """config.json with the defaults that mlx-lm's model adds: published configs leave out what is usual. Empty where
+    it cannot be read, which is a dense model of a middle size."""
+    try:
+        config = weights.read_json(folder / "config.json")
+    except weights.Broken:
+        return {}
+    inner = config.get("text_config")
+    if isinstance(inner, dict):
+        return {**config, "text_config": {**_defaults(architecture(inner)), **inner}}
+    return {**_defaults(architecture(config)), **config}
+
+
+@lru_cache(maxsize=64)
+def _defaults(family: str) -> dict[str, Any]:
+    """Plain values in `ModelArgs` of mlx-lm's module, read from its source: importing it would bring MLX here."""
+    folder = mlx_lm_folder()
+    if folder is None or not family.isidentifier() or not (file := folder / "models" / f"{family}.py").is_file():
+        return {}
+    tree = ast.parse(file.read_text("utf-8"))
+    lines = [
+        line
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == "ModelArgs"
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+    ]
+    return {
+        line.target.id: line.value.value
+        for line in lines
+        if isinstance(line.target, ast.Name) and isinstance(line.value, ast.Constant) and line.value.value is not None
+    }
