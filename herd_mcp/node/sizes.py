@@ -97,9 +97,13 @@ def work(config: Config, *, fused: bool) -> Work:
     hidden, heads = _hidden(part), _heads(part)
     inner = _int(part, "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden
     if experts := _int(part, "num_experts_per_tok", "num_experts_per_token"):
-        inner = max(inner, experts * _int(part, "moe_intermediate_size"))
+        inner = max(inner, experts * (_int(part, "moe_intermediate_size") or inner))
     queries = heads * _head_dim(part)
     pairs = 0 if fused and _head_dim(part) in FUSED_HEADS and not _int(part, "kv_lora_rank") else heads
+    if part.get("model_type") == "gpt_oss":  # its sinks are joined to the scores, which copies them
+        pairs *= 3
+    if _int(part, "kv_lora_rank"):  # the rotary part has scores of its own, which come in as a mask
+        pairs *= 2
     return Work(
         token_bytes=each * (HIDDEN_COPIES * hidden + QUERY_COPIES * queries + INNER_COPIES * inner),
         pair_bytes=each * pairs + MASK_BYTES,
