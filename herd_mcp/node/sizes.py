@@ -1,6 +1,6 @@
 """What a chat model holds beside its weights, from its config.json: caches, activations, prompts. Pure, in bytes.
 
-The rules are those of the installed mlx-lm's models, whose sources say which layers keep what; a test compares them
+The rules are those of the installed mlx-lm's models, whose sources say which layers keep what; they were compared
 with the caches of real models. A family that is not known is taken for a dense one, the most that any keeps; what the
 engine measures then stands before that.
 """
