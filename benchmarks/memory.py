@@ -33,12 +33,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "deepseek_v3",
         {
             "q_lora_rank": None, "kv_lora_rank": 64, "qk_rope_head_dim": 32, "qk_nope_head_dim": 64, "v_head_dim": 64,
-            "n_routed_experts": None, "moe_intermediate_size": 64,
+            "n_routed_experts": 4,
+            "first_k_dense_replace": 99, "moe_intermediate_size": 64,
         },
     ),
 }  # fmt: skip
 ANSWER = 24
-OVERHEAD = 40
+OVERHEAD = 20
 """Tokens of the template, at most."""
 
 

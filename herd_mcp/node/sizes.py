@@ -1,6 +1,6 @@
 """What a chat model holds beside its weights, from its config.json: caches, activations, prompts. Pure, in bytes.
 
-The rules are those of the installed mlx-lm's models, whose sources say which layers keep what; a test compares them
+The rules are those of the installed mlx-lm's models, whose sources say which layers keep what; they were compared
 with the caches of real models. A family that is not known is taken for a dense one, the most that any keeps; what the
 engine measures then stands before that.
 """
@@ -97,9 +97,13 @@ def work(config: Config, *, fused: bool) -> Work:
     hidden, heads = _hidden(part), _heads(part)
     inner = _int(part, "intermediate_size", "ffn_dim", "n_inner") or 4 * hidden
     if experts := _int(part, "num_experts_per_tok", "num_experts_per_token"):
-        inner = max(inner, experts * _int(part, "moe_intermediate_size"))
+        inner = max(inner, experts * (_int(part, "moe_intermediate_size") or inner))
     queries = heads * _head_dim(part)
     pairs = 0 if fused and _head_dim(part) in FUSED_HEADS and not _int(part, "kv_lora_rank") else heads
+    if part.get("model_type") == "gpt_oss":  # its sinks are joined to the scores, which copies them
+        pairs *= 3
+    if _int(part, "kv_lora_rank"):  # the rotary part has scores of its own, which come in as a mask
+        pairs *= 2
     return Work(
         token_bytes=each * (HIDDEN_COPIES * hidden + QUERY_COPIES * queries + INNER_COPIES * inner),
         pair_bytes=each * pairs + MASK_BYTES,
