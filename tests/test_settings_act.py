@@ -36,6 +36,7 @@ from herd_mcp.node.events import (
 from herd_mcp.node.lanes import EngineKey, Plan, State
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.models import BUILTIN_FOLDER, find_models, hub_cache
+from herd_mcp.node.needs import needs_of
 from herd_mcp.node.node import Node
 from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, Settings, load_settings
@@ -212,7 +213,7 @@ def chat_batch(home: Path) -> None:
 
 @acts
 def prompt_cache_bytes(home: Path) -> None:
-    assert plan_with(prompt_cache_bytes=5).spec.prompt_cache_bytes == 5
+    assert needs_of(model(), None, load_settings(prompt_cache_bytes=5), 8 * GIB).prompt_cache_bytes == 5
 
 
 @acts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, State
 from herd_mcp.node.memory import too_big
-from herd_mcp.settings import GIB
+from herd_mcp.settings import GIB, MIB
 
 RETRY_S = 5
 """Told where nothing says how long it will take."""
@@ -109,9 +109,9 @@ def _idle(lane: Lane, engine: Engine) -> bool:
 def _what_holds(others: list[tuple[Lane, Engine]]) -> str:
     """The rest of a sentence: which models are not ended for another."""
     held = [lane.plan.spec.model for lane, engine in others if not _idle(lane, engine)]
-    return f"{' and '.join(held)} work, load or are pinned" if held else "nothing more can be ended"
+    return f"what works, loads or is pinned stays: {', '.join(held)}" if held else "nothing more can be ended"
 
 
 def gib(count: int) -> str:
     """Bytes for people."""
-    return f"{count / GIB:.1f} GiB"
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"

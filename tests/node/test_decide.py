@@ -54,7 +54,7 @@ def submit(
 
 def plan_of(model: str, needs: Needs, capacity: int = 1, *, kind: Kind = "image", pinned: bool = False) -> Plan:
     spec = pipe.EngineSpec(kind=kind, model=model, path=f"/{model}")
-    return Plan(EngineKey(model), spec, needs, capacity, pinned)
+    return Plan(EngineKey(model), spec, needs, capacity, pinned=pinned)
 
 
 def play(state: State, *events: Event, now: float = 0.0) -> list[Effect]:

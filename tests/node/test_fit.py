@@ -59,7 +59,10 @@ def test_what_works_loads_or_is_pinned_is_not_counted_on_and_the_numbers_are_tol
         assert begun(play(state, replace(job, plan=held), Release("j")))
     fit = room_for(state, plan("b"))
     assert not fit.now
-    assert fit.reason == "it needs 6.0 GiB, 4.0 GiB of 10.0 GiB are free for models, and a work, load or are pinned"
+    assert (
+        fit.reason
+        == "it needs 6.0 GiB, 4.0 GiB of 10.0 GiB are free for models, and what works, loads or is pinned stays: a"
+    )
     with pytest.raises(HerdError) as refused:
         check_fit(state, plan("b"))
     assert refused.value.info.code == ErrorCode.BUSY
@@ -77,7 +80,7 @@ def test_a_model_larger_than_the_budget_never_fits() -> None:
 def test_places_count_beside_memory() -> None:
     assert room_for(with_loaded(plan("a", 1), max_loaded=1), plan("b", 1)).reason == "a would be ended first"
     fit = room_for(with_loaded(plan("a", 1, pinned=True), max_loaded=1), plan("b", 1))
-    assert (fit.now, fit.reason) == (False, "max_loaded is 1, and a work, load or are pinned")
+    assert (fit.now, fit.reason) == (False, "max_loaded is 1, and what works, loads or is pinned stays: a")
 
 
 def test_one_who_does_not_wait_is_told_how_far_it_is_and_when_to_come_back() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from herd_mcp.node import memory
 from herd_mcp.node.memory import Needs, budget_bytes, chat_needs, image_needs, loaded_bytes, longest_tokens
+from herd_mcp.pipe import CACHE_SPARE_TOKENS
 from herd_mcp.settings import GIB, MIB, load_settings
 
 QWEN3_8B = {
@@ -51,7 +52,7 @@ def needs_of(config: dict[str, object], fused: bool = True, factor: float = 1.0)
 def test_a_batch_costs_as_many_times_its_longest_sequence() -> None:
     needs = needs_of(QWEN3_8B)
     assert needs.bytes_for([8192, 100, 100]) == needs.bytes_for([8192] * 3)
-    assert needs.caches_for([8192]) == 36 * 2 * 8 * 128 * 2 * 8192
+    assert needs.caches_for([8192]) == 36 * 2 * 8 * 128 * 2 * (8192 + CACHE_SPARE_TOKENS)
 
 
 def test_no_work_takes_what_loading_took_and_the_proof_of_an_image_is_not_counted_twice() -> None:

@@ -175,7 +175,7 @@ def test_newer_estimates_count_for_what_runs_already_as_far_as_there_is_memory()
         (
             plan_of("a", Needs(0, cache=pipe.CacheShape(token_bytes=1)), kind="chat"),
             300,
-            {"needed_bytes": 512, "budget_bytes": 300, "fits_tokens": 256},
+            {"needed_bytes": 556, "budget_bytes": 300, "fits_tokens": 44},
         ),
     ],
 )
@@ -222,11 +222,11 @@ def test_a_chat_whose_prompt_is_longer_than_thought_begins_again_with_what_was_c
 
 
 def test_a_count_that_never_fits_fails_with_the_numbers() -> None:
-    state = new_state()
+    state = new_state(replace(LIMITS, budget_bytes=300))
     ask(state, "j", replace(CHAT, needs=Needs(20, cache=pipe.CacheShape(token_bytes=1))), size=0)
     (run,) = begun(ready(state))
     error = failed(longer(state, run), "j")
-    assert error.details == {"needed_bytes": 20 + 512, "budget_bytes": 100}
+    assert error.details == {"needed_bytes": 20 + 310 + 256, "budget_bytes": 300, "fits_tokens": 24}
     assert state.runs == {}
 
 
