@@ -10,7 +10,7 @@ from herd_mcp.node.choose import download_command, means
 from herd_mcp.node.relief import SHORT_IDLE_S
 from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, Settings
-from herd_mcp.state import FleetHealth, Level, ModelInfo, NodeState, Recommendation, Vitals
+from herd_mcp.state import Estimate, FleetHealth, Level, ModelInfo, NodeState, Recommendation, Vitals
 
 COST = {"info": 0, "warning": 10, "critical": 30}
 ERROR_RATE_WARNING_PCT = 10.0
@@ -135,16 +135,24 @@ def _ledger(node: NodeState) -> list[Recommendation]:
             check_id="estimate_raised",
             severity="warning",
             title=f"{estimate.model} takes more memory than its files say",
-            description=f"Its work was seen to take {estimate.factor:.1f} times what was computed; so much is "
-            "reserved for it from now on.",
+            description=_seen(estimate),
             fix="Nothing has to be done. If it does not fit any more, take a smaller model.",
             node_id=node.node_id,
             data={"model": estimate.model, "factor": estimate.factor},
         )
         for estimate in node.estimates
-        if estimate.factor >= RAISED
+        if estimate.factor >= RAISED or estimate.held_bytes
     ]
     return found
+
+
+def _seen(estimate: Estimate) -> str:
+    if not estimate.held_bytes:
+        seen = f"Its work was seen to take {estimate.factor:.1f} times what was computed"
+    else:
+        seen = f"Its process was ended for holding more than was computed, and gets {estimate.held_bytes / GIB:.1f} GiB"
+        seen += f" and {estimate.factor:.1f} times the computed work"
+    return f"{seen}; so much is reserved for it from now on."
 
 
 def _errors(day: DayFigures, error_rate_pct: float) -> list[Recommendation]:

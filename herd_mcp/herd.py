@@ -252,8 +252,8 @@ async def open_herd(settings: Settings, read_memory: ReadMemory = read) -> Async
     node = Node(settings, folder, node_id(folder), version("herd-mcp"), read_memory)
     gallery = Gallery(folder / "images")
     history = await History.open(folder / "herd.db")
-    node.measured.load(await history.measured())
-    node.on_measured = history.write_measured
+    node.learning.measured.load(await history.measured())
+    node.learning.on_learned = history.write_measured
     herd = Herd(settings, node, history, gallery)
     node.start()
     beside = [asyncio.create_task(herd.tidy())]

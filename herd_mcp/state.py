@@ -96,6 +96,8 @@ class Estimate(Frozen):
     quantize: int | None = None
     factor: float
     """Measured work by computed work; reservations of this model are multiplied by it."""
+    held_bytes: int = 0
+    """What is reserved for an engine without work, where one was ended for holding more than was computed."""
     measured_at: float
 
 

@@ -20,16 +20,32 @@ def _kv_heads(width: int) -> int:
 
 
 def build(
-    folder: Path, layers: int = 4, width: int = 256, *, name: str = NAME, letters: str = string.ascii_lowercase
+    folder: Path,
+    layers: int = 4,
+    width: int = 256,
+    *,
+    name: str = NAME,
+    letters: str = string.ascii_lowercase,
+    experts: int = 0,
 ) -> Path:
     """Write the model into `folder`/`name` and return that. `width` is a multiple of HEAD_DIM; `letters` are all that
-    it ever says, which tells its answers from another's."""
+    it ever says, which tells its answers from another's. With `experts`, of which each token uses one, it is large and
+    no slower."""
     from tests.engines import random_model  # imports MLX, which takes a second
 
+    mixture = {
+        "num_experts": experts,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": width,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+    }
     return random_model.build(
         folder / name,
-        "qwen3",
+        "qwen3_moe" if experts else "qwen3",
         letters,
+        **(mixture if experts else {}),
         hidden_size=width,
         num_hidden_layers=layers,
         intermediate_size=3 * width,

@@ -46,7 +46,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE measured (
         model TEXT NOT NULL, quantize INTEGER NOT NULL, factor REAL NOT NULL, weights_bytes INTEGER NOT NULL,
-        cache TEXT NOT NULL, measured_at REAL NOT NULL, PRIMARY KEY (model, quantize)
+        cache TEXT NOT NULL, held_bytes INTEGER NOT NULL, measured_at REAL NOT NULL, PRIMARY KEY (model, quantize)
     ) STRICT;
     """,
 )
@@ -73,11 +73,12 @@ node=excluded.node, job=excluded.job
 
 
 _MEASURED = """
-INSERT OR REPLACE INTO measured (model, quantize, factor, weights_bytes, cache, measured_at) VALUES (?,?,?,?,?,?)
+INSERT OR REPLACE INTO measured (model, quantize, factor, weights_bytes, cache, held_bytes, measured_at)
+VALUES (?,?,?,?,?,?,?)
 """
 """Quantised to 0 bits is as it came."""
 
-_SELECT_MEASURED = "SELECT model, quantize, factor, weights_bytes, cache, measured_at FROM measured"
+_SELECT_MEASURED = "SELECT model, quantize, factor, weights_bytes, cache, held_bytes, measured_at FROM measured"
 
 _Write = tuple[str, Sequence[Any], "asyncio.Future[None]"]
 
@@ -115,15 +116,15 @@ class History:
     def write_measured(self, model: str, quantize: int | None, known: Known) -> None:
         """Queue what was measured of a model. That it could not be written is not worth more than a line in the log."""
         cache = known.cache.model_dump_json() if known.cache else ""
-        row = (model, quantize or 0, known.factor, known.weights_bytes, cache, known.measured_at)
+        row = (model, quantize or 0, known.factor, known.weights_bytes, cache, known.held_bytes, known.measured_at)
         self._put(_MEASURED, row).add_done_callback(lambda future: future.cancelled() or future.exception())
 
     async def measured(self) -> list[tuple[str, int | None, Known]]:
         """Everything that was ever measured. Raises HerdError(disk)."""
         rows = await self.read(lambda connection: connection.execute(_SELECT_MEASURED).fetchall())
         return [
-            (model, quantize or None, Known(factor, weights, _shape(cache), at))
-            for model, quantize, factor, weights, cache, at in rows
+            (model, quantize or None, Known(factor, weights, _shape(cache), held, at))
+            for model, quantize, factor, weights, cache, held, at in rows
         ]
 
     def _put(self, statement: str, row: Sequence[Any]) -> asyncio.Future[None]:

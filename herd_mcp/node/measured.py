@@ -33,6 +33,8 @@ class Known:
     weights_bytes: int = 0
     """As loaded; 0 while unknown."""
     cache: CacheShape | None = None
+    held_bytes: int = 0
+    """By an engine, its work not counted, that was ended for what it held; 0 if none was."""
     measured_at: float = 0.0
 
 
@@ -78,6 +80,13 @@ class Measurements:
         before = self.get(model, quantize)
         return self._put(model, quantize, before, replace(before, factor=_bounded(before.factor * RAISE)), now)
 
+    def outgrown(self, model: str, quantize: int | None, held_bytes: int, now: float) -> Known | None:
+        """An engine was ended for what it held: the next is given as much from the beginning. `held_bytes` without
+        what was reserved for its work."""
+        before = self.get(model, quantize)
+        held_bytes = max(held_bytes, before.held_bytes)
+        return self._put(model, quantize, before, replace(before, held_bytes=held_bytes), now)
+
     def snapshot(self) -> dict[tuple[str, int | None], Known]:
         """As it is now, for another thread."""
         return dict(self.known)
@@ -90,14 +99,19 @@ class Measurements:
     def estimates(self) -> tuple[Estimate, ...]:
         """For whoever asks the node, those that say something."""
         return tuple(
-            Estimate(model=model, quantize=quantize, factor=round(known.factor, 3), measured_at=known.measured_at)
+            Estimate(
+                model=model,
+                quantize=quantize,
+                factor=round(known.factor, 3),
+                held_bytes=known.held_bytes,
+                measured_at=known.measured_at,
+            )
             for (model, quantize), known in sorted(self.known.items(), key=lambda item: (item[0][0], item[0][1] or 0))
         )
 
     def _put(self, model: str, quantize: int | None, before: Known, after: Known, now: float) -> Known | None:
         if after == before or (
-            abs(after.factor - before.factor) < 0.01
-            and (after.weights_bytes, after.cache) == (before.weights_bytes, before.cache)
+            abs(after.factor - before.factor) < 0.01 and replace(after, factor=before.factor) == before
         ):
             return None
         self.known[model, quantize] = replace(after, measured_at=now)

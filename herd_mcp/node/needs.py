@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,19 @@ FUSED = sys.platform == "darwin"
 
 def needs_of(model: ModelInfo, quantize: int | None, settings: Settings, budget: int, known: Known = NOTHING) -> Needs:
     """What an engine of this model takes, `known` what was measured of it. Reads config.json."""
-    weights_bytes = memory.loaded_bytes(model.bytes, model.bits, quantize)
-    if known.weights_bytes:
-        weights_bytes = known.weights_bytes
+    weights_bytes = known.weights_bytes or memory.loaded_bytes(model.bytes, model.bits, quantize)
     if model.kind == "image":
-        return memory.image_needs(model.family, weights_bytes, builtin=model.builtin, factor=known.factor)
-    return memory.chat_needs(
-        chat_config(Path(model.path)),
-        weights_bytes,
-        prompt_cache_bytes=memory.prompt_cache_share(settings.prompt_cache_bytes, budget, builtin=model.builtin),
-        fused=FUSED,
-        cache=known.cache,
-        factor=known.factor,
-    )
+        needs = memory.image_needs(model.family, weights_bytes, builtin=model.builtin, factor=known.factor)
+    else:
+        needs = memory.chat_needs(
+            chat_config(Path(model.path)),
+            weights_bytes,
+            prompt_cache_bytes=memory.prompt_cache_share(settings.prompt_cache_bytes, budget, builtin=model.builtin),
+            fused=FUSED,
+            cache=known.cache,
+            factor=known.factor,
+        )
+    return replace(needs, load_bytes=max(needs.load_bytes, known.held_bytes))
 
 
 def chat_config(folder: Path) -> dict[str, Any]:

@@ -47,8 +47,8 @@ from herd_mcp.node.events import (
 from herd_mcp.node.fit import fit_of
 from herd_mcp.node.hardware import available_bytes, hardware
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
+from herd_mcp.node.learning import Learning
 from herd_mcp.node.loads import END_S, Loads
-from herd_mcp.node.measured import Known, Measurements
 from herd_mcp.node.models import find_models, hub_cache
 from herd_mcp.node.needs import needs_of
 from herd_mcp.node.watch import Watch, held_bytes
@@ -141,9 +141,7 @@ class Node:
         self.loads = Loads(self._state, self._dispatch, settings.load_timeout_s)
         self.on_change: Callable[[], None] = lambda: None
         """Called when an engine comes or goes, and when memory gets shorter or less so."""
-        self.measured = Measurements()
-        self.on_measured: Callable[[str, int | None, Known], None] = lambda model, quantize, known: None
-        """Called when something was learned of a model's memory, to store it."""
+        self.learning = Learning(self._state)
 
     # ── jobs ──
 
@@ -173,7 +171,7 @@ class Node:
 
     async def _plan(self, model: ModelInfo, asked: int | None = None) -> Plan:
         quantize = plans.quantize_for(model, self.settings, asked)
-        known = self.measured.get(model.name, quantize)
+        known = self.learning.measured.get(model.name, quantize)
         needs = await asyncio.to_thread(needs_of, model, quantize, self.settings, self.budget_bytes, known)
         return plans.plan_for(model, self.settings, self.home, quantize, needs, self.budget_bytes)
 
@@ -226,7 +224,7 @@ class Node:
             if time.monotonic() - self._models_at > fresh_s:
                 found = await asyncio.to_thread(find_models, self.settings, self.home)
                 self._models = await asyncio.to_thread(
-                    plans.with_needs, found, self.settings, self.budget_bytes, self.measured.snapshot()
+                    plans.with_needs, found, self.settings, self.budget_bytes, self.learning.measured.snapshot()
                 )
                 self._models_at = time.monotonic()
         loaded = {lane.plan.key.model for lane, engine in self._state.engines() if engine.phase == "ready"}
@@ -291,7 +289,7 @@ class Node:
                 pressure=self._state.level,
             ),
             engines=tuple(engines),
-            estimates=self.measured.estimates(),
+            estimates=self.learning.measured.estimates(),
             queued=sum(run.started_at is None for run in self._state.runs.values()),
             running=sum(run.started_at is not None for run in self._state.runs.values()),
             started_at=self.started_at,
@@ -390,13 +388,12 @@ class Node:
             self._ended.pop((key, generation), None)
             log.info("engine of %s is gone: %s", spec.model, reason)
             self.loads.exiting(key, generation, reason)
-            self._learn_of_death(key, generation)
+            self.learning.exiting(key, generation)
             self._dispatch(Exited(key, generation, reason))
             self._engines_changed()
 
     def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
-        if isinstance(message, pipe.Ready | pipe.Done):
-            self._learn(key, message)
+        self.learning.heard(key, message)
         self._dispatch(Heard(key, generation, message))
         if isinstance(message, pipe.Ready):
             self._engines_changed()
@@ -414,27 +411,6 @@ class Node:
         if event.level != before:
             log.info("memory: %s", event.level)
             self.on_change()
-
-    def _learn(self, key: EngineKey, message: pipe.Ready | pipe.Done) -> None:
-        """Correct the next plans of this model by what its engine tells."""
-        now = time.time()
-        if isinstance(message, pipe.Ready):
-            known = self.measured.ready(key.model, key.quantize, message, now)
-        elif lane := self._state.lanes.get(key):
-            known = self.measured.done(key.model, key.quantize, lane.plan.needs, message.facts, now)
-        else:
-            known = None
-        if known is not None:
-            self.on_measured(key.model, key.quantize, known)
-
-    def _learn_of_death(self, key: EngineKey, generation: int) -> None:
-        """An engine that died while it worked, unasked, may have taken more than was computed."""
-        lane = self._state.lanes.get(key)
-        engine = lane.engine if lane else None
-        if engine is None or engine.generation != generation or engine.condemned or not engine.running:
-            return
-        if (known := self.measured.died(key.model, key.quantize, time.time())) is not None:
-            self.on_measured(key.model, key.quantize, known)
 
     def _set_timer(self) -> None:
         due = next_tick_at(self._state)

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from herd_mcp.__main__ import main
+from herd_mcp.node import memory
 from herd_mcp.node.memory import Needs
-from herd_mcp.node.node import Node
-from herd_mcp.pipe import CacheShape
-
-
-def halved(needs: Needs) -> Needs:
-    """Half of it, all over."""
-    cache = needs.cache and CacheShape(
-        token_bytes=needs.cache.token_bytes // 2,
-        window_token_bytes=needs.cache.window_token_bytes // 2,
-        window_tokens=needs.cache.window_tokens,
-        fixed_bytes=needs.cache.fixed_bytes // 2,
-    )
-    return Needs(needs.load_bytes // 2, needs.work_bytes // 2, cache, needs.px_bytes / 2)
 
 
 def halve_estimates() -> None:
-    node: Any = Node
-    plan = node.plan
+    """What is computed comes out at half, whatever was learned of its parts."""
+    arithmetic: Any = memory
+    for name in ("chat_needs", "image_needs"):
+        setattr(arithmetic, name, halved(getattr(arithmetic, name)))
 
-    async def planned(self: Node, *words: Any) -> Any:
-        found = await plan(self, *words)
-        return dataclasses.replace(found, needs=halved(found.needs))
 
-    node.plan = planned
+def halved(needs_of: Callable[..., Needs]) -> Callable[..., Needs]:
+    def half(*facts: Any, **more: Any) -> Needs:
+        needs = needs_of(*facts, **more)
+        parts = ("px_bytes", "strip_bytes", "row_bytes", "token_bytes", "pair_bytes", "copies")
+        return dataclasses.replace(
+            needs,
+            load_bytes=needs.load_bytes // 2,
+            work_bytes=needs.work_bytes // 2,
+            proof_bytes=needs.proof_bytes // 2,
+            **{part: getattr(needs, part) / 2 for part in parts},
+        )
+
+    return half
 
 
 if __name__ == "__main__":

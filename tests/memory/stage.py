@@ -97,10 +97,10 @@ class Stage:
         return "\n".join(lines)
 
 
-def build_models(folder: Path) -> None:
+def build_models(folder: Path, experts: int = 0) -> None:
     """The two chat models; that for images is built in."""
     for name, letters in LETTERS.items():
-        model.build(folder, LAYERS[name], WIDTH, name=name, letters=letters)
+        model.build(folder, LAYERS[name], WIDTH, name=name, letters=letters, experts=experts)
 
 
 async def room_for_two(folder: Path) -> int:
@@ -161,9 +161,9 @@ async def all_over(stage: Stage, asks: Sequence[Ask]) -> Counter[str]:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, *command: str, **settings: str) -> AsyncIterator[Stage]:
+async def running(folder: Path, *command: str, experts: int = 0, **settings: str) -> AsyncIterator[Stage]:
     """Models, budget and node together."""
-    build_models(folder)
+    build_models(folder, experts)
     budget_bytes = await room_for_two(folder)
     with limited_node(folder, budget_bytes, *command, **settings) as stage:
         yield stage

@@ -100,7 +100,7 @@ def test_what_says_nothing_changes_nothing() -> None:
 
 
 async def test_what_was_measured_survives_a_restart(tmp_path: Path) -> None:
-    known = Known(factor=1.7, weights_bytes=5 * MIB, cache=SHAPE, measured_at=3.0)
+    known = Known(factor=1.7, weights_bytes=5 * MIB, cache=SHAPE, held_bytes=7 * MIB, measured_at=3.0)
     history = await History.open(tmp_path / "herd.db")
     history.write_measured("m", None, Known(factor=3.0))
     history.write_measured("m", None, known)
@@ -128,3 +128,11 @@ async def test_a_node_starts_with_what_was_measured_and_plans_with_it(herd_home:
         assert planned.needs.factor == 3.0
         assert planned.spec.cache_limit_bytes
         assert planned.spec.prompt_cache_bytes == 16 * MIB
+
+
+def test_an_engine_that_was_ended_for_what_it_held_gets_it_from_the_beginning_and_the_largest_counts() -> None:
+    measured = Measurements()
+    for held_bytes in (3 * GIB, 7 * GIB, 5 * GIB):
+        measured.outgrown("m", None, held_bytes, 1.0)
+    assert measured.get("m", None).held_bytes == 7 * GIB
+    assert [estimate.held_bytes for estimate in measured.estimates()] == [7 * GIB]
