@@ -58,7 +58,7 @@ def test_a_model_that_was_seen_to_take_more_is_told_and_lowers_the_score() -> No
     assert (ids(quiet), ids(raised)) == (set(), {"estimate_raised"})
     assert raised.vitals.health_score < quiet.vitals.health_score
     outgrown = health(node(estimates=(Estimate(model="a", factor=1.0, held_bytes=3 * GIB, measured_at=0),)))
-    assert "gets 3.0 GiB" in outgrown.recommendations[0].description
+    assert "gets 3.0 GiB" in outgrown.recommendations[-1].description
 
 
 def test_models_that_settings_name_and_that_are_not_here_are_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from typing import Any
 
 NAME = "tiny-qwen3"
 CONTEXT_TOKENS = 8192
@@ -33,7 +34,7 @@ def build(
     no slower."""
     from tests.engines import random_model  # imports MLX, which takes a second
 
-    mixture = {
+    mixture: dict[str, Any] = {
         "num_experts": experts,
         "num_experts_per_tok": 1,
         "moe_intermediate_size": width,
