@@ -124,6 +124,7 @@ class Herd:
         plan = await self._node.plan(request)
         if not self._node.loads.loaded(plan.key):
             self._node.loads.check_fit(plan)
+            self._node.loads.check_level(plan)
             self._node.loads.warm(plan)
             raise self._node.loads.loading(plan)
 

@@ -237,7 +237,8 @@ def _exited(state: State, event: Exited) -> list[Effect]:
     lost = [run for run in engine.running.values() if not run.ended]
     error = crashed(lane.plan.spec.model, event.reason)
     if engine.phase == "starting":
-        lost = [run for run in lane.waiting if not run.held]
+        # Whose jobs came after it was unloaded is loaded again.
+        lost = [] if engine.unloading and engine.condemned else [run for run in lane.waiting if not run.held]
         error = engine.load_error or error
     else:
         error = error.model_copy(update={"details": {"admitted": True, **why_gone(engine)}})

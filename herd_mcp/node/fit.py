@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.node.admission import RETRY_SHORT_S, never
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, State
-from herd_mcp.node.memory import too_big
 from herd_mcp.settings import GIB, MIB
 
 RETRY_S = 5
@@ -36,6 +36,8 @@ def fit_of(state: State, key: EngineKey, needed: int) -> Fit:
     have = f"{gib(max(0, free))} of {gib(limits.budget_bytes)} are free for models"
     if needed > limits.budget_bytes:
         return Fit(False, f"it needs {gib(needed)}, and models may take {gib(limits.budget_bytes)} on this Mac")
+    if state.level == "critical" and any(engine.running or engine.phase == "starting" for _, engine in state.engines()):
+        return Fit(False, "this Mac is critically short of memory, and another model works")
     others = [(other, engine) for other, engine in state.engines() if not engine.condemned]
     free += sum(engine.reserved_bytes for _, engine in state.engines() if engine.condemned)
     places = limits.max_loaded - len(others) if limits.max_loaded else len(others) + 1
@@ -56,8 +58,8 @@ def fit_of(state: State, key: EngineKey, needed: int) -> Fit:
 
 def check_fit(state: State, plan: Plan) -> None:
     """Raises HerdError when the engine cannot be loaded now: insufficient_memory if it never can, else busy."""
-    if plan.needs.load_bytes > state.limits.budget_bytes:
-        raise too_big(plan.spec.model, plan.needs.load_bytes, state.limits.budget_bytes)
+    if error := never(state, plan):
+        raise HerdError.of(error)
     fit = fit_of(state, plan.key, plan.needs.load_bytes)
     if not fit.now:
         raise HerdError(
@@ -72,6 +74,20 @@ def check_fit(state: State, plan: Plan) -> None:
                 "budget_bytes": state.limits.budget_bytes,
             },
         )
+
+
+def check_level(state: State, plan: Plan) -> None:
+    """Raises HerdError(busy) when this Mac is so short of memory that the engine is not loaded without a job."""
+    lane = state.lanes.get(plan.key)
+    if state.level not in ("high", "critical") or (lane is not None and lane.engine is not None):
+        return
+    raise HerdError(
+        ErrorCode.BUSY,
+        f"This Mac is short of memory ({state.level}): {plan.spec.model} is loaded only for who waits for it.",
+        f"Send a request that waits, try again in about {RETRY_SHORT_S} s, or close other programs.",
+        retryable=True,
+        details={"retry_after_s": RETRY_SHORT_S, "pressure": state.level},
+    )
 
 
 def still_loading(state: State, plan: Plan, engine: Engine | None, now: float) -> HerdError:
@@ -99,6 +115,21 @@ def in_use(model: str, jobs: list[str]) -> HerdError:
         "Wait for them, or cancel them (`herd-mcp cancel`).",
         retryable=True,
         details={"jobs": jobs[:MAX_TOLD]},
+    )
+
+
+def unloaded(model: str) -> HerdError:
+    """What one is told whose load was ended by an unload."""
+    return HerdError(ErrorCode.BUSY, f"{model} was unloaded before it was ready.", "Load it again.", retryable=True)
+
+
+def not_gone(model: str) -> HerdError:
+    """Why an unload is not done yet."""
+    return HerdError(
+        ErrorCode.BUSY,
+        f"{model} has not ended yet: its memory is not free.",
+        "`herd-mcp status` tells when it is.",
+        retryable=True,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from herd_mcp.jobs import ErrorInfo, HerdError
 from herd_mcp.node.events import Event, Unload, Warm
-from herd_mcp.node.fit import check_fit, in_use, still_loading
+from herd_mcp.node.fit import check_fit, check_level, in_use, not_gone, still_loading, unloaded
 from herd_mcp.node.lanes import Engine, EngineKey, Plan, State
 from herd_mcp.node.words import crashed
 
@@ -44,25 +44,49 @@ class Loads:
             raise HerdError.of(refusals[0])
 
     async def load(self, plan: Plan) -> None:
-        """`warm`, until the engine takes work. Raises HerdError: why it does not, or busy after load_timeout_s."""
+        """`warm`, until the engine takes work. Raises HerdError: why it does not, or busy after load_timeout_s, when
+        it is unloaded meanwhile, and when memory is short."""
+        check_level(self._state, plan)
         self.warm(plan)
         key = plan.key
-        await self._until(lambda: self.loaded(key) or key in self._errors, self._load_timeout_s)
-        if not self.loaded(key):
-            raise HerdError.of(self._errors[key]) if key in self._errors else self.loading(plan)
+        await self._until(
+            lambda: self.loaded(key) or key in self._errors or not self._coming(key), self._load_timeout_s
+        )
+        if self.loaded(key):
+            return
+        if key in self._errors:
+            raise HerdError.of(self._errors[key])
+        raise self.loading(plan) if self._coming(key) else unloaded(plan.spec.model)
 
     async def unload(self, model: str) -> None:
-        """End the model's engines, until they are gone. Raises HerdError(busy) while something runs or waits in one."""
-        if jobs := [run.job_id for run in self._state.runs.values() if run.key.model == model]:
+        """End the model's engines, until they are gone. Raises HerdError(busy) while something runs or waits in one,
+        or when one is still there after `END_S`."""
+        if jobs := self._jobs(model):
             raise in_use(model, jobs)
         for key in [key for key in self._state.lanes if key.model == model]:
             self._dispatch(Unload(key))
-        await self._until(lambda: not any(lane.plan.key.model == model for lane, _ in self._state.engines()), END_S)
+        self.engines_changed()  # who waits for a load waits no more
+        ending = {engine.generation for lane, engine in self._state.engines() if lane.plan.key.model == model}
+        await self._until(lambda: not ending & {engine.generation for _, engine in self._state.engines()}, END_S)
+        if ending & {engine.generation for _, engine in self._state.engines()}:
+            raise in_use(model, jobs) if (jobs := self._jobs(model)) else not_gone(model)
+
+    def _jobs(self, model: str) -> list[str]:
+        return [run.job_id for run in self._state.runs.values() if run.key.model == model]
 
     def loaded(self, key: EngineKey) -> bool:
         """Whether an engine is there and takes work."""
         engine = self._engine(key)
         return engine is not None and engine.phase == "ready" and not engine.condemned
+
+    def _coming(self, key: EngineKey) -> bool:
+        """Whether an engine is there or on its way."""
+        lane = self._state.lanes.get(key)
+        if lane is None:
+            return False
+        engine = lane.engine
+        stays = engine is not None and not engine.condemned and not engine.unloading
+        return lane.wanted or bool(lane.waiting) or stays
 
     def loading(self, plan: Plan) -> HerdError:
         """What one is told who does not wait for the engine: how far it is, and when to come back."""
@@ -71,6 +95,10 @@ class Loads:
     def check_fit(self, plan: Plan) -> None:
         """Raises HerdError when the engine cannot be loaded now: insufficient_memory if it never can, else busy."""
         check_fit(self._state, plan)
+
+    def check_level(self, plan: Plan) -> None:
+        """Raises HerdError(busy) when memory is too short to load the engine without a job."""
+        check_level(self._state, plan)
 
     def engines_changed(self) -> None:
         """An engine came, went or became ready."""

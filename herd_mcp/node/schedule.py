@@ -33,7 +33,7 @@ def schedule(state: State, now: float) -> list[Effect]:
     for lane in [lane for lane in state.lanes.values() if lane.wanted]:
         effects += _warm(state, room, lane, now)
     for lane, engine in state.engines():
-        if engine.unloading and engine.phase == "ready" and idle(lane, engine):
+        if engine.unloading and idle(lane, engine):
             effects.append(end(lane.plan.key, engine, "unloaded"))
     state.claim_at = room.claim_at
     return effects

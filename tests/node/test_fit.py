@@ -9,12 +9,13 @@ import pytest
 
 from herd_mcp import pipe
 from herd_mcp.jobs import ErrorCode, HerdError
-from herd_mcp.node.events import Exited, Heard, Release, StartEngine, Unload, Warm
-from herd_mcp.node.fit import Fit, check_fit, fit_of, still_loading
+from herd_mcp.node.events import Exited, Heard, Measured, Release, StartEngine, Unload, Warm
+from herd_mcp.node.fit import Fit, check_fit, check_level, fit_of, still_loading
 from herd_mcp.node.lanes import EngineKey, Plan, State
 from herd_mcp.node.loads import Loads
 from herd_mcp.node.memory import Needs
 from herd_mcp.settings import GIB
+from herd_mcp.state import Level
 
 from .test_decide import LIMITS, begun, new_state, play, ready, submit
 
@@ -48,9 +49,39 @@ def test_what_would_be_ended_first_is_named() -> None:
     assert room_for(state, plan("c", 8)).reason == "a and b would be ended first"
 
 
-@pytest.mark.parametrize("how", ["works", "loads", "is pinned"])
-def test_what_works_loads_or_is_pinned_is_not_counted_on_and_the_numbers_are_told(how: str) -> None:
-    held = plan("a", pinned=how == "is pinned")
+def test_a_model_beside_which_a_pinned_one_leaves_no_room_is_refused_for_good() -> None:
+    state = with_loaded(plan("a", pinned=True))
+    assert not room_for(state, plan("b")).now
+    with pytest.raises(HerdError) as refused:
+        check_fit(state, plan("b"))
+    assert refused.value.info.code == ErrorCode.INSUFFICIENT_MEMORY
+    assert refused.value.info.details["pinned_bytes"] == 6 * GIB
+
+
+def test_beside_what_works_there_is_no_room_on_a_mac_critically_short_of_memory() -> None:
+    state = with_loaded()
+    begun(play(state, replace(submit("j", "a"), plan=plan("a", 1)), Release("j")))
+    assert room_for(state, plan("b", 1)).now
+    play(state, Measured("critical"))
+    assert not room_for(state, plan("b", 1)).now
+    assert "critically short" in room_for(state, plan("b", 1)).reason
+
+
+@pytest.mark.parametrize("level", ["high", "critical"])
+def test_who_asks_for_a_load_without_a_job_is_told_that_memory_is_too_short_for_it(level: Level) -> None:
+    state = with_loaded(plan("a", 1, pinned=True))
+    check_level(state, plan("b", 1))
+    play(state, Measured(level))
+    check_level(state, plan("a", 1))
+    with pytest.raises(HerdError) as refused:
+        check_level(state, plan("b", 1))
+    assert refused.value.info.code == ErrorCode.BUSY
+    assert refused.value.info.details["pressure"] == level
+
+
+@pytest.mark.parametrize("how", ["works", "loads"])
+def test_what_works_or_loads_is_not_counted_on_and_the_numbers_are_told(how: str) -> None:
+    held = plan("a")
     state = with_loaded() if how == "loads" else with_loaded(held)
     if how == "loads":
         play(state, Warm(held))
@@ -114,6 +145,39 @@ class Dispatched:
         self.loads.exiting(started.key, started.generation, reason)
         self(Exited(started.key, started.generation, reason))
         self.loads.engines_changed()
+
+
+async def test_who_waits_for_a_model_that_is_unloaded_meanwhile_does_not_wait_on() -> None:
+    node = Dispatched()
+    loading = asyncio.create_task(node.loads.load(plan("a")))
+    await asyncio.sleep(0)
+    unloading = asyncio.create_task(node.loads.unload("a"))
+    with pytest.raises(HerdError) as caught:
+        await asyncio.wait_for(loading, 30)
+    assert caught.value.info.code == ErrorCode.BUSY
+    node.exit("unloaded")
+    await unloading
+    assert node.state.lanes == {}
+
+
+async def test_who_waits_for_room_for_a_model_that_is_unloaded_meanwhile_does_not_wait_on() -> None:
+    node = Dispatched()
+    play(node.state, replace(submit("j", "b"), plan=plan("b")), Release("j"))
+    loading = asyncio.create_task(node.loads.load(plan("a")))
+    await asyncio.sleep(0)
+    await node.loads.unload("a")
+    with pytest.raises(HerdError) as caught:
+        await asyncio.wait_for(loading, 30)
+    assert caught.value.info.code == ErrorCode.BUSY
+
+
+async def test_an_engine_that_does_not_end_is_not_told_to_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("herd_mcp.node.loads.END_S", 0.01)
+    node = Dispatched()
+    node.loads.warm(plan("a"))
+    with pytest.raises(HerdError) as caught:
+        await node.loads.unload("a")
+    assert caught.value.info.code == ErrorCode.BUSY
 
 
 async def test_who_waits_for_a_model_hears_why_it_did_not_load() -> None:

@@ -304,6 +304,17 @@ def test_unloading_ends_an_idle_engine_at_once_and_a_busy_one_after_all_that_wai
     assert ended(done(state, run)) == ["a"]
 
 
+def test_unloading_ends_an_engine_that_loads_and_a_job_that_comes_then_gets_the_next() -> None:
+    state = new_state()
+    plan = plan_of("a", Needs(60))
+    play(state, Warm(plan))
+    assert ended(play(state, Unload(plan.key))) == ["a"]
+    ask(state, "j1", plan)
+    effects = gone(state)
+    assert [start.key.model for start in started(effects)] == ["a"]
+    assert told(effects, "j1") == []
+
+
 def test_unloading_what_is_only_wanted_forgets_the_wish_and_warming_again_forgets_the_unloading() -> None:
     state = new_state()
     ask(state, "b1", plan_of("b", Needs(60)))
