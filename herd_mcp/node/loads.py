@@ -108,7 +108,9 @@ class Loads:
     def exiting(self, key: EngineKey, generation: int, reason: str) -> None:
         """An engine is gone, which the state does not know yet: remember why if it never was ready."""
         engine = self._engine(key)
-        if engine is not None and engine.generation == generation and engine.phase == "starting":
+        if engine is None or engine.generation != generation or (engine.unloading and engine.condemned):
+            return
+        if engine.phase == "starting":
             self._errors[key] = engine.load_error or crashed(key.model, reason)
 
     def _engine(self, key: EngineKey) -> Engine | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from PIL import Image
+
 from herd_mcp import pipe
-from herd_mcp.jobs import ChatRequest, ErrorCode, HerdError, ImageRequest, Request
+from herd_mcp.jobs import MAX_IMAGE_PX, ChatRequest, ErrorCode, HerdError, ImageRequest, Request
 from herd_mcp.node import memory
 from herd_mcp.node.choose import means
 from herd_mcp.node.image_families import default_px, largest_px
@@ -64,7 +69,8 @@ def plan_for(
         needs=needs,
         capacity=batch if model.kind == "chat" else 1,
         max_tokens=answer if context is None else min(answer, context),
-        pinned=own.pinned,
+        # An image model in other bits than usual is another engine: pinned, each would hold its memory for good.
+        pinned=own.pinned and quantize == quantize_for(model, settings),
         idle_unload_s=own.idle_unload_s,
     )
 
@@ -82,8 +88,44 @@ def size_of(request: Request, plan: Plan) -> int:
     """What memory is reserved for: tokens of the chat, prompt and answer together, or pixels of the image."""
     if isinstance(request, ChatRequest):
         return tokens_at_most(request, plan.max_tokens, plan.spec.context_tokens)
-    usual = default_px(Path(plan.spec.path), plan.spec.family)
-    return (request.width or usual) * (request.height or usual)
+    width, height = drawn_px(request, Path(plan.spec.path), plan.spec.family)
+    return width * height
+
+
+def drawn_px(request: ImageRequest, folder: Path, family: str) -> tuple[int, int]:
+    """Width and height of the image: as asked, the rest in the proportions of the picture it starts from, as the engine
+    completes them."""
+    usual = default_px(folder, family)
+    ratio = _proportions(request.image) if request.image and not (request.width and request.height) else None
+    if ratio is None:
+        return request.width or usual, request.height or usual
+    if request.width or request.height:
+        width, height = request.width or (request.height or 0) * ratio, request.height or (request.width or 0) / ratio
+    else:
+        width, height = usual * math.sqrt(ratio), usual / math.sqrt(ratio)
+    most = largest_px(folder, family) or MAX_IMAGE_PX
+    return _side(width, most), _side(height, most)
+
+
+def _side(px: float, most: int) -> int:
+    return min(max(round(px / 16) * 16, 64), most)
+
+
+def _proportions(picture: bytes) -> float | None:
+    """Width by height of a picture, upright. None where it cannot be read: the engine says what is wrong with it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its size: nothing is decoded here
+            opened = Image.open(io.BytesIO(picture), formats=("PNG", "JPEG", "WEBP"))
+            width, height = opened.size
+            turned = opened.getexif().get(_ORIENTATION, 1) in range(5, 9)
+    except Exception:  # Pillow raises nearly everything on damaged bytes
+        return None
+    return height / width if turned else width / height
+
+
+_ORIENTATION = 0x0112
+"""EXIF's tag; 5 to 8 lie on their side."""
 
 
 def with_needs(
@@ -123,6 +165,8 @@ def check_image(request: ImageRequest, model: ModelInfo, settings: Settings) -> 
     if largest is not None and largest <= limit:
         limit, why = largest, "the model"
     asked = max(request.width or 0, request.height or 0)
+    if request.image:
+        asked = max(asked, *drawn_px(request, Path(model.path), model.family))
     if asked > limit:
         raise HerdError(
             ErrorCode.INVALID_REQUEST,

@@ -171,6 +171,20 @@ async def test_who_waits_for_room_for_a_model_that_is_unloaded_meanwhile_does_no
     assert caught.value.info.code == ErrorCode.BUSY
 
 
+async def test_a_load_that_comes_while_the_engine_is_unloaded_gets_the_next_one() -> None:
+    node = Dispatched()
+    node.loads.warm(plan("a"))
+    unloading = asyncio.create_task(node.loads.unload("a"))
+    await asyncio.sleep(0)
+    loading = asyncio.create_task(node.loads.load(plan("a")))
+    await asyncio.sleep(0)
+    node.exit("unloaded")
+    await unloading
+    node.say(pipe.Ready(weights_bytes=1, active_bytes=1, peak_bytes=1))
+    node.loads.engines_changed()
+    await asyncio.wait_for(loading, 30)
+
+
 async def test_an_engine_that_does_not_end_is_not_told_to_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("herd_mcp.node.loads.END_S", 0.01)
     node = Dispatched()
