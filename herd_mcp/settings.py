@@ -24,6 +24,8 @@ from herd_mcp.jobs import MAX_STEPS, ErrorCode, HerdError, problems_of
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+MOST_BYTES = 2**60
+"""More than any machine has; beyond, numbers do not fit into what engines are told."""
 
 
 def home() -> Path:
@@ -110,6 +112,7 @@ class Settings(BaseSettings):
     prompt_cache_bytes: int = Field(
         1 * GIB,
         ge=0,
+        le=MOST_BYTES,
         description="Bytes of finished conversations that a chat engine keeps, so that the next turn starts sooner.",
     )
     idle_unload_s: float = Field(
@@ -165,18 +168,21 @@ class Settings(BaseSettings):
     wired_limit_bytes: int = Field(
         0,
         ge=0,
+        le=MOST_BYTES,
         description="Memory in bytes that the system may not move out of an engine (MLX's wired limit). 0 wires none: "
         "wiring is tied to kernel panics on Macs short of memory.",
     )
     memory_floor_bytes: int | None = Field(
         None,
         ge=0,
+        le=MOST_BYTES,
         description="Memory in bytes that models leave to the owner of the Mac. Default: a quarter of the Mac's "
         "memory, at least 2 GiB.",
     )
     memory_budget_bytes: int | None = Field(
         None,
         ge=0,
+        le=MOST_BYTES,
         description="Memory in bytes for all engines together. Default: the Mac's memory less memory_floor_bytes.",
     )
     wait_s: float = Field(

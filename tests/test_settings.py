@@ -147,3 +147,12 @@ def test_the_reference_in_the_docs_is_up_to_date() -> None:
     assert (DOCS / "settings.md").read_text() == reference(), (
         "run `uv run python -m herd_mcp.settings > docs/settings.md`"
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["memory_budget_bytes", "memory_floor_bytes", "wired_limit_bytes", "prompt_cache_bytes"]
+)
+def test_more_bytes_than_any_machine_has_are_refused(name: str) -> None:
+    load_settings(**{name: 2**60})
+    with pytest.raises(HerdError, match=name):
+        load_settings(**{name: 2**63})

@@ -79,7 +79,7 @@ def too_short(state: State, plan: Plan) -> ErrorInfo | None:
     )
 
 
-def counted_size(run: Run, error: ErrorInfo) -> int | None:
+def counted_size(run: Run, error: ErrorInfo, context_tokens: int | None = None) -> int | None:
     """What to reserve for a chat whose prompt turned out longer than it was taken for: tokens of the prompt, as its
     engine counted them, and of the answer. None if that is not what the error says, or was said before."""
     tokens = error.details.get("prompt_tokens")
@@ -87,4 +87,5 @@ def counted_size(run: Run, error: ErrorInfo) -> int | None:
         return None
     if not isinstance(run.request, ChatRequest) or type(tokens) is not int or not 0 < tokens < 2**40:
         return None
-    return tokens + (run.request.max_tokens or pipe.DEFAULT_MAX_TOKENS)
+    size: int = tokens + (run.request.max_tokens or pipe.DEFAULT_MAX_TOKENS)
+    return size if context_tokens is None else min(size, context_tokens)

@@ -9,7 +9,7 @@ from herd_mcp.node.lanes import Run, State
 
 def capped(state: State, run: Run) -> Request:
     """The run's request as its engine gets it now: a chat's answer is no longer than the level allows (tokens)."""
-    request = run.request
+    request, run.token_cap = run.request, None
     if state.level == "normal" or not isinstance(request, ChatRequest):
         return request
     most = state.limits.pressure_max_tokens.get(state.level)

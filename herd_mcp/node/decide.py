@@ -209,7 +209,12 @@ def _run_over(
     engine.last_used_at = now
     if run.ended:
         return []
-    if isinstance(message, pipe.RunFailed) and not run.cancelling and (size := counted_size(run, message.error)):
+    context = lane.plan.spec.context_tokens
+    if (
+        isinstance(message, pipe.RunFailed)
+        and not run.cancelling
+        and (size := counted_size(run, message.error, context))
+    ):
         run.size, run.counted = size, True
         lane.put_back(run)
         return []

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from herd_mcp import pipe
-from herd_mcp.jobs import ChatRequest, ChatResult, Completed, Failed
+from herd_mcp.jobs import ChatRequest, ChatResult, Completed, ErrorCode, ErrorInfo, Failed
 from herd_mcp.node.events import Cancel, Effect, Event, Exited, Heard, Measured, Release, Send, Submit, Tell
 from herd_mcp.node.lanes import Engine, EngineKey, Plan, State
 from herd_mcp.node.memory import Needs
@@ -274,3 +274,18 @@ def test_an_answer_that_was_cut_says_so_and_others_do_not(tokens: int, reason: s
     assert told.result.limited_by == (
         "memory: the answer was limited to 100 tokens while this Mac is short of memory" if said else ""
     )
+
+
+def test_an_answer_that_begins_again_when_memory_has_come_back_is_not_said_to_be_cut() -> None:
+    state = short_state()
+    play(state, *ask("j"))
+    measure(state, "high")
+    (run,) = begun(ready(state))
+    state.level = "normal"
+    error = ErrorInfo(code=ErrorCode.INSUFFICIENT_MEMORY, message="longer", details={"prompt_tokens": 300})
+    again = play(state, Heard(EngineKey("a"), engine_of(state).generation, pipe.RunFailed(run=run, error=error)))
+    assert starts(again) == [None]
+    (told,) = [e.event for e in answer(state, run, tokens=4096, reason="length") if isinstance(e, Tell)]
+    assert isinstance(told, Completed)
+    assert isinstance(told.result, ChatResult)
+    assert told.result.limited_by == ""

@@ -221,6 +221,13 @@ def test_a_chat_whose_prompt_is_longer_than_thought_begins_again_with_what_was_c
     assert told(longer(state, run), "j0") == ["failed"], "only once"
 
 
+def test_a_chat_that_begins_again_is_counted_no_longer_than_the_context() -> None:
+    state = new_state()
+    ask(state, "j", replace(CHAT, spec=CHAT.spec.model_copy(update={"context_tokens": 305})), size=20)
+    (run,) = begun(ready(state))
+    assert grants(longer(state, run)) == [305]
+
+
 def test_a_count_that_never_fits_fails_with_the_numbers() -> None:
     state = new_state(replace(LIMITS, budget_bytes=300))
     ask(state, "j", replace(CHAT, needs=Needs(20, cache=pipe.CacheShape(token_bytes=1))), size=0)
