@@ -94,8 +94,9 @@ class Start(Frozen):
     spool: str = ""
     """Images: the file to write the PNG to, in a folder that exists."""
     tokens: Count = 0
-    """Chat: prompt and answer together, as memory was reserved for them; 0 is without limit. A longer prompt is not
-    begun (`insufficient_memory` with `prompt_tokens` in its details); an answer ends there as `length`."""
+    """Chat: prompt and answer together, as memory was reserved for them; 0 is without limit. A prompt that with the
+    answer it asks for is longer is not begun (`insufficient_memory` with `prompt_tokens` in its details); an answer of
+    no stated length ends there as `length`."""
 
 
 class Cancel(Frozen):

@@ -202,7 +202,9 @@ class ChatEngine:
             self._check_length(len(prompt.ids), limit)
             max_tokens = min(max_tokens, limit - len(prompt.ids))
         if start.tokens:
-            max_tokens = min(max_tokens, self._granted(len(prompt.ids), start.tokens))
+            least = max_tokens if request.max_tokens is not None else 1  # an answer of no stated length may be cut
+            self._check_granted(len(prompt.ids), least, start.tokens)
+            max_tokens = min(max_tokens, start.tokens - len(prompt.ids))
         ends = shared_ends(self._chat.tokenizer, request, prompt) if self._forgets and self._cache.keeps else ()
         return Prepared(prompt, choice, max_tokens, request.stop, ends)
 
@@ -216,17 +218,15 @@ class ChatEngine:
                 details={"prompt_tokens": tokens, "context_tokens": limit},
             )
 
-    def _granted(self, prompt_tokens: int, granted_tokens: int) -> int:
-        """The tokens of an answer that memory was reserved for, at least one."""
-        if prompt_tokens >= granted_tokens:
+    def _check_granted(self, prompt_tokens: int, answer_tokens: int, granted_tokens: int) -> None:
+        if prompt_tokens + answer_tokens > granted_tokens:
             raise HerdError(
                 ErrorCode.INSUFFICIENT_MEMORY,
-                f"The conversation has {prompt_tokens} tokens, and memory was reserved for {granted_tokens} tokens "
-                "together with its answer.",
-                "Shorten it, or send it again when less is running.",
+                f"The conversation has {prompt_tokens} tokens and its answer up to {answer_tokens}; "
+                f"memory was reserved for {granted_tokens} tokens together.",
+                "Ask again, shorten it, or ask for a shorter answer.",
                 details={"prompt_tokens": prompt_tokens},
             )
-        return granted_tokens - prompt_tokens
 
     def admit(self, start: Start, prepared: Prepared) -> None:
         """Join the batch; prefill begins with the next step.

@@ -45,6 +45,9 @@ def plan_for(
     own = own_settings(model, settings)
     batch = own.batch or settings.chat_batch
     context = context_tokens(model, settings)
+    if model.kind == "chat":
+        # What fits alone: a longer one would never begin, and an answer of no stated length shall not ask for it.
+        context = memory.longest_tokens(needs, budget_bytes, context) or context
     answer = own.max_tokens or settings.max_tokens
     spec = pipe.EngineSpec(
         kind=model.kind,

@@ -208,6 +208,15 @@ def test_an_answer_ends_where_its_memory_does(chat: Counted) -> None:
         assert f"{prompt_tokens} tokens" in error.message
 
 
+def test_an_answer_of_a_stated_length_is_begun_with_memory_for_all_of_it_or_not_at_all(chat: Counted) -> None:
+    engine = chat.engine
+    request = ask_chat("SAY:" + "x" * 100, max_tokens=50)
+    prompt_tokens = engine.ask(request).facts.prompt_tokens
+    assert engine.ask(request, tokens=prompt_tokens + 50).text == "x" * 50
+    error = engine.ask(request, tokens=prompt_tokens + 49).error
+    assert (error.code, error.details) == (ErrorCode.INSUFFICIENT_MEMORY, {"prompt_tokens": prompt_tokens})
+
+
 # ── Out of memory ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
