@@ -34,7 +34,7 @@ class Learning:
 
     def exiting(self, key: EngineKey, generation: int) -> None:
         """An engine is gone, which the state does not know yet. One that died while it worked, unasked, may have taken
-        more than was computed; one that was ended for what it held did. One that lived on less gives some of it back."""
+        more than was computed; one that was ended for what it held did. One that lived on less gives some back."""
         lane = self._state.lanes.get(key)
         engine = lane.engine if lane else None
         if lane is None or engine is None or engine.generation != generation:
