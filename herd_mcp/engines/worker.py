@@ -128,9 +128,11 @@ class Runs:
             return list(self._phase) == [run]
 
     def fail_all(self, error: Exception) -> None:
-        """Fail every open run; `details.admitted` tells which of them the engine was working on."""
+        """Fail every open run; `details.admitted` tells which of them the engine was working on, and
+        `details.out_of_memory` whether that was why."""
         why = _describe(error)
-        what = "ran out of memory" if _out_of_memory(error) else "failed"
+        no_memory = _out_of_memory(error)
+        what = "ran out of memory" if no_memory else "failed"
         with self._lock:
             for run, phase in list(self._phase.items()):
                 self.emit(
@@ -141,7 +143,7 @@ class Runs:
                             message=f"The engine {what} while it worked: {why}.",
                             hint="Send it again; the engine is started anew.",
                             retryable=True,
-                            details={"admitted": phase == "admitted"},
+                            details={"admitted": phase == "admitted", "out_of_memory": no_memory},
                         ),
                     )
                 )

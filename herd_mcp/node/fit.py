@@ -79,7 +79,8 @@ def check_fit(state: State, plan: Plan) -> None:
 def check_level(state: State, plan: Plan) -> None:
     """Raises HerdError(busy) when this Mac is so short of memory that the engine is not loaded without a job."""
     lane = state.lanes.get(plan.key)
-    if state.level not in ("high", "critical") or (lane is not None and lane.engine is not None):
+    there = lane is not None and lane.engine is not None and not lane.engine.condemned
+    if there or state.level not in ("high", "critical"):
         return
     raise HerdError(
         ErrorCode.BUSY,

@@ -118,6 +118,8 @@ class Engine:
     load_error: ErrorInfo | None = None
     held_bytes: int = 0
     """What the process holds, as last measured."""
+    most_bytes: int = 0
+    """The most of it."""
     times_over: int = 0
     """Measurements in a row in which that was too much."""
     lately_bytes: int = 0

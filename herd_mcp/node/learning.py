@@ -27,10 +27,14 @@ class Learning:
             self._tell(key, self.measured.ready(key.model, key.quantize, message, now))
         elif isinstance(message, pipe.Done) and lane is not None:
             self._tell(key, self.measured.done(key.model, key.quantize, lane.plan.needs, message.facts, now))
+        elif isinstance(message, pipe.RunFailed) and message.error.details.get("out_of_memory") is True:
+            engine = lane.engine if lane else None
+            if engine is not None and not engine.condemned:  # the first of its runs; the others die of the same
+                self._tell(key, self.measured.died(key.model, key.quantize, now))
 
     def exiting(self, key: EngineKey, generation: int) -> None:
         """An engine is gone, which the state does not know yet. One that died while it worked, unasked, may have taken
-        more than was computed; one that was ended for what it held did."""
+        more than was computed; one that was ended for what it held did. One that lived on less gives some back."""
         lane = self._state.lanes.get(key)
         engine = lane.engine if lane else None
         if lane is None or engine is None or engine.generation != generation:
@@ -41,6 +45,8 @@ class Learning:
             work_bytes = max(engine.lately_bytes - lane.plan.needs.load_bytes, 0)
             self._tell(key, self.measured.outgrown(key.model, key.quantize, engine.held_bytes - work_bytes, now))
         elif engine.condemned:
+            if engine.phase == "ready":
+                self._tell(key, self.measured.held_less(key.model, key.quantize, engine.most_bytes, now))
             return
         if engine.running:
             self._tell(key, self.measured.died(key.model, key.quantize, now))

@@ -87,6 +87,14 @@ class Measurements:
         held_bytes = max(held_bytes, before.held_bytes)
         return self._put(model, quantize, before, replace(before, held_bytes=held_bytes), now)
 
+    def held_less(self, model: str, quantize: int | None, most_bytes: int, now: float) -> Known | None:
+        """An engine ended for another reason, and never held more than `most_bytes`."""
+        before = self.get(model, quantize)
+        if not 0 < most_bytes < before.held_bytes:
+            return None
+        held_bytes = before.held_bytes - int(DRIFT_DOWN * (before.held_bytes - most_bytes))
+        return self._put(model, quantize, before, replace(before, held_bytes=held_bytes), now)
+
     def snapshot(self) -> dict[tuple[str, int | None], Known]:
         """As it is now, for another thread."""
         return dict(self.known)

@@ -22,6 +22,17 @@ FUSED = sys.platform == "darwin"
 
 def needs_of(model: ModelInfo, quantize: int | None, settings: Settings, budget: int, known: Known = NOTHING) -> Needs:
     """What an engine of this model takes, `known` what was measured of it. Reads config.json."""
+    needs = _needs(model, quantize, settings, budget, known)
+    if needs.smallest_bytes <= budget:
+        return needs
+    usual = _needs(model, quantize, settings, budget, replace(known, factor=min(known.factor, 1.0), held_bytes=0))
+    if usual.smallest_bytes > budget:
+        return needs
+    # What was seen may have been an accident, which only another run can show: it gets all there is.
+    return replace(usual, load_bytes=usual.load_bytes + budget - usual.smallest_bytes)
+
+
+def _needs(model: ModelInfo, quantize: int | None, settings: Settings, budget: int, known: Known) -> Needs:
     weights_bytes = known.weights_bytes or memory.loaded_bytes(model.bytes, model.bits, quantize)
     if model.kind == "image":
         needs = memory.image_needs(model.family, weights_bytes, builtin=model.builtin, factor=known.factor)

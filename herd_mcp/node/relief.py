@@ -75,7 +75,7 @@ def _idle_for(state: State, lane: Lane, engine: Engine, now: float) -> bool:
 
 
 def _overgrown(engine: Engine, held: int, margin: float, now: float) -> bool:
-    engine.held_bytes = held
+    engine.held_bytes, engine.most_bytes = held, max(held, engine.most_bytes)
     if engine.reserved_bytes >= engine.lately_bytes or now - engine.lately_at >= SETTLE_S:
         engine.lately_bytes, engine.lately_at = engine.reserved_bytes, now
     settling = engine.phase == "ready" and not engine.running and now - engine.last_used_at < SETTLE_S

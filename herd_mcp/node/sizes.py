@@ -13,6 +13,7 @@ from typing import Any
 
 from herd_mcp.jobs import ChatRequest
 from herd_mcp.pipe import CacheShape
+from herd_mcp.settings import MOST_BYTES
 
 Config = Mapping[str, Any]
 
@@ -40,6 +41,9 @@ WINDOW_FAMILIES = frozenset(
 FUSED_HEADS = frozenset({64, 72, 80, 96, 128})
 """Widths of a head for which Metal computes attention to a prompt without writing down a score for each pair of tokens.
 MLX has kernels for wider ones too and does not choose them, being slower."""
+
+MOST, MOST_LAYERS = 2**31, 4096
+"""Bounds of the numbers in a config: a broken one may name any, and is read with all the others."""
 
 _WORDS = {"float32": 4, "float64": 4, "float16": 2, "bfloat16": 2}
 
@@ -78,10 +82,10 @@ def cache_shape(config: Config) -> CacheShape:
     kept = [_layer(part, kind) for kind in _layer_kinds(part)]
     window = _int(part, "sliding_window", "sliding_window_size", "attention_window_size", "window_size")
     return CacheShape(
-        token_bytes=each * sum(layer.numbers for layer in kept if not layer.windowed),
-        window_token_bytes=each * sum(layer.numbers for layer in kept if layer.windowed),
+        token_bytes=min(each * sum(layer.numbers for layer in kept if not layer.windowed), MOST_BYTES),
+        window_token_bytes=min(each * sum(layer.numbers for layer in kept if layer.windowed), MOST_BYTES),
         window_tokens=window if any(layer.windowed for layer in kept) else 0,
-        fixed_bytes=sum(layer.fixed_bytes for layer in kept),
+        fixed_bytes=min(sum(layer.fixed_bytes for layer in kept), MOST_BYTES),
     )
 
 
@@ -131,14 +135,15 @@ class _Layer:
 def _layer_kinds(part: Config) -> list[str]:
     """`full`, `window`, `state`, `both` (attention and state) or `none` for each layer that has a cache of its own."""
     family = str(part.get("model_type", ""))
-    count = _int(part, "num_hidden_layers", "n_layer", "n_layers", "num_layers") or 1
+    count = min(_int(part, "num_hidden_layers", "n_layer", "n_layers", "num_layers") or 1, MOST_LAYERS)
     if family in ("mamba", "mamba2", "falcon_mamba", "rwkv7"):
         return ["state"] * count
     if family == "falcon_h1":
         return ["both"] * count
     if family == "nemotron_h":
         pattern = part.get("hybrid_override_pattern") or part.get("layers_block_type") or part.get("layer_types") or ()
-        return [_NEMOTRON.get(str(block), "none") for block in pattern] or ["both"] * count
+        blocks = pattern if isinstance(pattern, str | list | tuple) else ()
+        return [_NEMOTRON.get(str(block), "none") for block in blocks] or ["both"] * count
     kinds = _named_kinds(part, family)
     if not kinds:
         kinds = [_kind_at(part, family, index) for index in range(count)]
@@ -238,10 +243,10 @@ def _state_bytes(part: Config) -> int:
 
 
 def _int(part: Config, *keys: str) -> int:
-    """The first of these that is a number above 0; else 0."""
+    """The first of these that is a number above 0, and one that a model could have; else 0."""
     for key in keys:
         value = part.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST:
             return value
     return 0
 

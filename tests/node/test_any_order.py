@@ -137,7 +137,8 @@ class World:
             case EndEngine(key, generation, reason):
                 process = self.live[key.model, generation]
                 chosen = reason == "idle" or reason == "unloaded" or reason.startswith("room for")
-                assert not chosen or (process.ready and not process.runs), "it is ended under its work"
+                loads = reason == "unloaded"  # what nobody waits for may end before it is loaded
+                assert not chosen or ((process.ready or loads) and not process.runs), "it is ended under its work"
                 assert not (MODELS[key.model].pinned and reason != "unloaded" and chosen), "a pinned model is ended"
                 assert not process.condemned, "its end is ordered twice"
                 process.condemned = True

@@ -77,6 +77,9 @@ def test_who_asks_for_a_load_without_a_job_is_told_that_memory_is_too_short_for_
         check_level(state, plan("b", 1))
     assert refused.value.info.code == ErrorCode.BUSY
     assert refused.value.info.details["pressure"] == level
+    play(state, Unload(EngineKey("a")))
+    with pytest.raises(HerdError):  # it is there and ends
+        check_level(state, plan("a", 1))
 
 
 @pytest.mark.parametrize("how", ["works", "loads"])

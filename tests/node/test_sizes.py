@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from herd_mcp.jobs import Tool
+from herd_mcp.node.memory import chat_needs
 from herd_mcp.node.models import mlx_lm_folder
 from herd_mcp.node.needs import chat_config
 from herd_mcp.node.sizes import LATENT_FAMILIES, WINDOW_FAMILIES, cache_shape, text_tokens, tokens_at_most
 from herd_mcp.pipe import CacheShape
+from herd_mcp.settings import GIB
 from tests.engines.pipe_client import ask_chat
 
 BASE: dict[str, Any] = {
@@ -112,3 +114,23 @@ def test_tokens_are_estimated_from_above_by_characters() -> None:
     assert tokens_at_most(ask_chat("x" * 300), 4096, 1000) == 1000
     tool = Tool(name="look", description="d" * 600)
     assert tokens_at_most(ask_chat("x" * 300, max_tokens=50, tools=(tool,)), 4096, None) > short + 400
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "num_hidden_layers": 10**9},
+        {"model_type": "mamba", "num_hidden_layers": 10**12},
+        {"model_type": "llama", "num_hidden_layers": 32, "hidden_size": 10**400},
+        {"model_type": "llama", "num_hidden_layers": 32, "head_dim": 2**31 - 1, "num_key_value_heads": 2**31 - 1},
+        {"model_type": "mamba2", "num_hidden_layers": 64, "mamba_num_heads": 2**31 - 1, "head_dim": 2**31 - 1},
+        {"model_type": "nemotron_h", "num_hidden_layers": 4, "hybrid_override_pattern": 5},
+        {"model_type": "nemotron_h", "num_hidden_layers": 4, "layers_block_type": True},
+        {"model_type": ["llama"], "num_hidden_layers": "many", "sliding_window": {}, "layer_types": {"a": 1}},
+        {"model_type": "lfm2", "num_hidden_layers": 4, "full_attn_idxs": [[], {}]},
+        {"model_type": "llama", "text_config": {"text_config": [], "num_hidden_layers": -1, "torch_dtype": []}},
+    ],
+)
+def test_a_config_of_nonsense_has_sizes_and_takes_nobody_along(config: dict[str, object]) -> None:
+    needs = chat_needs(config, GIB, prompt_cache_bytes=0, fused=True)
+    assert needs.smallest_bytes > GIB
