@@ -35,6 +35,8 @@ AVAILABLE: dict[Level, float] = {"normal": 0.5, "moderate": 0.1, "high": 0.05, "
 WORKER = Path(__file__).parent / "worker.py"
 GROW: list[Op] = [["say", {"ev": "step", "work": "MORE"}], ["grow", 1536]]
 """The built-in models reserve a third of a GiB."""
+GROW_MORE: list[Op] = [GROW[0], ["grow", 3072]]
+"""The second engine is given what the first one took."""
 CUT = {"kind": "chat", "finish_reason": "length", "prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 512}
 ANSWER_CUT: list[Op] = [
     ["say", {"ev": "step", "work": "MORE", "runs": [{"run": "RUN", "text": "ok"}]}],
@@ -120,7 +122,7 @@ async def took_too_much(herd: Herd, job: Job) -> None:
 
 
 async def test_a_job_whose_engine_takes_too_much_twice_fails_with_both_numbers(tmp_path: Path) -> None:
-    async with dictated(tmp_path / "f", image=[{"run": GROW}]) as herd:
+    async with dictated(tmp_path / "f", image=[{"run": GROW}, {"run": GROW_MORE}]) as herd:
         job = await herd.submit(image(), client="test")
         await took_too_much(herd, job)
         assert await attempts(herd, job) == ["engine_crashed"] * 2
