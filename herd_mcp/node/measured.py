@@ -20,6 +20,9 @@ RAISE, MOST, LEAST = 1.5, 4.0, 0.25
 DRIFT_DOWN = 0.2
 """How far one measurement brings the factor down to it. Up it goes at once: too little is what kills."""
 
+FORGOTTEN = 1.1
+"""What an engine was ended for, by what later ones held: below that it is no longer kept."""
+
 SMALL_BYTES = 64 * MIB
 """Added to both sides: a short chat takes so little that its peak says nothing of a long one."""
 
@@ -88,11 +91,14 @@ class Measurements:
         return self._put(model, quantize, before, replace(before, held_bytes=held_bytes), now)
 
     def held_less(self, model: str, quantize: int | None, most_bytes: int, now: float) -> Known | None:
-        """An engine ended for another reason, and never held more than `most_bytes`."""
+        """An engine ended for another reason, and never held more than `most_bytes`. What is near that at last is
+        forgotten: it is what is computed, or will be told again."""
         before = self.get(model, quantize)
         if not 0 < most_bytes < before.held_bytes:
             return None
         held_bytes = before.held_bytes - int(DRIFT_DOWN * (before.held_bytes - most_bytes))
+        if held_bytes < FORGOTTEN * most_bytes:
+            held_bytes = 0
         return self._put(model, quantize, before, replace(before, held_bytes=held_bytes), now)
 
     def snapshot(self) -> dict[tuple[str, int | None], Known]:

@@ -16,6 +16,9 @@ from herd_mcp.node.models import architecture, mlx_lm_folder
 from herd_mcp.settings import Settings
 from herd_mcp.state import ModelInfo
 
+SAME_FILES = 0.25
+"""How far measured weights may be from what the files say; beyond, other files lie under the model's name by now."""
+
 FUSED = sys.platform == "darwin"
 """Whether MLX computes here with Metal, which has fused attention."""
 
@@ -33,7 +36,9 @@ def needs_of(model: ModelInfo, quantize: int | None, settings: Settings, budget:
 
 
 def _needs(model: ModelInfo, quantize: int | None, settings: Settings, budget: int, known: Known) -> Needs:
-    weights_bytes = known.weights_bytes or memory.loaded_bytes(model.bytes, model.bits, quantize)
+    weights_bytes = memory.loaded_bytes(model.bytes, model.bits, quantize)
+    if abs(known.weights_bytes - weights_bytes) < weights_bytes * SAME_FILES:
+        weights_bytes = known.weights_bytes
     if model.kind == "image":
         needs = memory.image_needs(model.family, weights_bytes, builtin=model.builtin, factor=known.factor)
     else:

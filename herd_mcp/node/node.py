@@ -227,7 +227,11 @@ class Node:
                     plans.with_needs, found, self.settings, self.budget_bytes, self.learning.measured.snapshot()
                 )
                 self._models_at = time.monotonic()
-        loaded = {lane.plan.key.model for lane, engine in self._state.engines() if engine.phase == "ready"}
+        loaded = {
+            lane.plan.key.model
+            for lane, engine in self._state.engines()
+            if engine.phase == "ready" and not engine.condemned
+        }
         models = [
             model.model_copy(update={"loaded": model.name in loaded, **self._fit(model)}) for model in self._models
         ]

@@ -10,8 +10,10 @@ from herd_mcp.herd import open_herd
 from herd_mcp.node.history import History
 from herd_mcp.node.measured import LEAST, MOST, Known, Measurements
 from herd_mcp.node.memory import Needs, chat_needs, image_needs
+from herd_mcp.node.needs import needs_of
 from herd_mcp.pipe import CacheShape, ChatFacts, ImageFacts, Peak, Ready
 from herd_mcp.settings import GIB, MIB, load_settings
+from herd_mcp.state import ModelInfo
 from tests.node.test_memory import QWEN3_8B
 
 SHAPE = CacheShape(token_bytes=1000)
@@ -136,3 +138,21 @@ def test_an_engine_that_was_ended_for_what_it_held_gets_it_from_the_beginning_an
         measured.outgrown("m", None, held_bytes, 1.0)
     assert measured.get("m", None).held_bytes == 7 * GIB
     assert [estimate.held_bytes for estimate in measured.estimates()] == [7 * GIB]
+
+
+def test_what_an_engine_was_ended_for_is_forgotten_when_others_hold_less() -> None:
+    measured = Measurements()
+    measured.outgrown("m", None, 4 * GIB, 1.0)
+    told = [known.held_bytes for _ in range(20) if (known := measured.held_less("m", None, GIB, 2.0))]
+    assert told == sorted(told, reverse=True)
+    assert told[-1] == 0
+
+
+def test_weights_measured_of_other_files_under_the_same_name_do_not_count() -> None:
+    model = ModelInfo(
+        name="m", kind="chat", family="qwen3", source="herd", path="/nowhere", bytes=4 * GIB, complete=True, bits=4
+    )
+    settings = load_settings()
+    plain = needs_of(model, None, settings, 16 * GIB)
+    assert needs_of(model, None, settings, 16 * GIB, Known(weights_bytes=9 * GIB)) == plain
+    assert needs_of(model, None, settings, 16 * GIB, Known(weights_bytes=5 * GIB - 1)).load_bytes > plain.load_bytes
