@@ -121,6 +121,7 @@ async def took_too_much(herd: Herd, job: Job) -> None:
     assert "were reserved for it" in last.error.message
 
 
+@pytest.mark.slow
 async def test_a_job_whose_engine_takes_too_much_twice_fails_with_both_numbers(tmp_path: Path) -> None:
     async with dictated(tmp_path / "f", image=[{"run": GROW}, {"run": GROW_MORE}]) as herd:
         job = await herd.submit(image(), client="test")
