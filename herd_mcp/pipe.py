@@ -42,6 +42,12 @@ class CacheShape(Frozen):
     """However long it is: state-space layers."""
 
 
+PREFILL_CHUNK_TOKENS = 512
+"""Prompt tokens per step: how long other streams wait at most, and how soon a cancelled prompt ends."""
+
+PREFILL_BATCH = 8
+"""Prompts that a chat engine computes together at most; memory is reserved for so many."""
+
 CACHE_SPARE_TOKENS = 256
 """How much longer than its longest sequence a batch's caches are at most: they grow by blocks of so many."""
 

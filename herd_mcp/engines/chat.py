@@ -31,6 +31,8 @@ from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message, Sampling
 from herd_mcp.pipe import (
     DEFAULT_MAX_TOKENS,
+    PREFILL_BATCH,
+    PREFILL_CHUNK_TOKENS,
     ChatFacts,
     Done,
     EngineSpec,
@@ -48,12 +50,6 @@ _generate: Any = sys.modules["mlx_lm.generate"]
 # BatchGenerator's constructor raises the GPU's wired memory limit, which is tied to kernel panics on Macs short of
 # memory. Its only way in is this function of its module; None is its own word for "the device has no such limit".
 _generate.maybe_set_recommended_wired_limit = lambda: None
-
-PREFILL_CHUNK_TOKENS = 512
-"""Prompt tokens per step: how long other streams wait at most, and how soon a cancelled prompt ends."""
-
-PREFILL_BATCH = 8
-"""Prompts that are computed together at most."""
 
 PREFILL_STEP_S = 0.2
 """How long a step's prompts may take, as far as it is known. Where a device gains nothing by computing several at once,

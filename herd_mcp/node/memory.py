@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 from herd_mcp.jobs import ErrorCode, HerdError, Kind
 from herd_mcp.node import sizes
-from herd_mcp.pipe import CACHE_SPARE_TOKENS, CacheShape
+from herd_mcp.pipe import CACHE_SPARE_TOKENS, PREFILL_BATCH, PREFILL_CHUNK_TOKENS, CacheShape
 from herd_mcp.settings import GIB, MIB, Settings
 
 PROCESS_BYTES: dict[Kind, int] = {"chat": 256 * MIB, "image": 320 * MIB}
 """An engine process without its weights: Python, MLX, mlx-lm or mflux, a tokenizer. Measured on Linux with the built-in
 models, resident size once loaded less weights (`python -m benchmarks memory`): 102 MiB for chat, 105 for images and 139
 after one; tokenizers of 150,000 words take up to 100 more. The rest is for what Metal takes, which was not measured."""
-PREFILL_ROWS, PREFILL_TOKENS = 8, 512
-"""Prompts, and tokens of each, that a chat engine computes in one step at most."""
 PROMPT_CACHE_SHARE = 16
 """Kept conversations of one engine take at most this part of the budget."""
 BUILTIN_PROMPT_CACHE_BYTES = 16 * MIB
@@ -91,7 +89,7 @@ class Needs:
             return 0
         rows, longest = len(sizes), max(sizes)
         work = self.work_bytes + self.px_bytes * longest + self.strip_bytes * _strip_px(longest)
-        step = min(rows, PREFILL_ROWS) * min(longest, PREFILL_TOKENS)
+        step = min(rows, PREFILL_BATCH) * min(longest, PREFILL_CHUNK_TOKENS)
         work += step * (self.token_bytes + self.pair_bytes * longest) + self.row_bytes * rows
         return int(work + self.copies * self.caches_for(sizes))
 
@@ -152,7 +150,7 @@ def chat_needs(
     `factor`: measured work by computed work."""
     work = sizes.work(config, fused=fused)
     shape = cache or sizes.cache_shape(config)
-    step = PREFILL_ROWS * PREFILL_TOKENS * work.token_bytes
+    step = PREFILL_BATCH * PREFILL_CHUNK_TOKENS * work.token_bytes
     freed = min(max(step // FREED_SHARE, LEAST_FREED_BYTES), MOST_FREED_BYTES)
     return Needs(
         load_bytes=PROCESS_BYTES["chat"] + weights_bytes + prompt_cache_bytes + freed,

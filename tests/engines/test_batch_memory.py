@@ -12,9 +12,8 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from herd_mcp.engines.chat import PREFILL_BATCH, PREFILL_CHUNK_TOKENS
 from herd_mcp.node.memory import COPIED_LAYERS
-from herd_mcp.pipe import CACHE_SPARE_TOKENS
+from herd_mcp.pipe import CACHE_SPARE_TOKENS, PREFILL_BATCH, PREFILL_CHUNK_TOKENS
 from tests.engines.random_model import build
 
 LAYERS, HEAD_DIM = 12, 64

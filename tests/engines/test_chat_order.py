@@ -100,8 +100,9 @@ def test_where_prompts_are_quick_they_are_computed_together(
 
 
 def test_no_prompt_joins_those_that_take_their_last_token(engine: ChatEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine._prefill_tokens_per_s = 1e9
-    groups = groups_of(engine, monkeypatch, [f"{letter} question" for letter in "abcdefghijkl"], 4)
+    monkeypatch.setattr("herd_mcp.engines.chat.PREFILL_STEP_S", 1e-9)  # so that some wait, and there are seats
+    groups = groups_of(engine, monkeypatch, [f"{letter} question" for letter in "abcd"], 8)
+    assert len(groups) == 8
     assert all(set(group) == {1} or 1 not in group for group in groups)
 
 
