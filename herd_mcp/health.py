@@ -242,8 +242,17 @@ def _short(node: NodeState, settings: Settings) -> Recommendation:
 
 
 def _capped(settings: Settings, level: Level) -> str:
-    most = None if level == "normal" else settings.pressure_max_tokens.get(level)
-    return f"; answers have at most {most} tokens (pressure_max_tokens)" if most else ""
+    if level == "normal":
+        return ""
+    answer, steps = settings.pressure_max_tokens.get(level), settings.pressure_max_steps.get(level)
+    side, context = settings.pressure_max_image_px.get(level), settings.pressure_context_tokens.get(level)
+    told = [
+        f"answers have at most {answer} tokens (pressure_max_tokens)" if answer else "",
+        f"images at most {steps} steps (pressure_max_steps)" if steps else "",
+        f"images over {side} × {side} px wait or are refused (pressure_max_image_px)" if side else "",
+        f"conversations over {context} tokens too (pressure_context_tokens)" if context else "",
+    ]
+    return "".join(f"; {each}" for each in told if each)
 
 
 def _damaged(moved_to: str) -> Recommendation:

@@ -368,6 +368,8 @@ class ImageResult(Frozen):
     seed: int
     guidance: float | None = None
     quantize: int | None = None
+    limited_by: str = ""
+    """Why it has fewer steps than were asked for, for a reader."""
     bytes: int = 0
     sha256: str = ""
     path: str = ""
@@ -399,6 +401,8 @@ class Queued(_Event):
     type: Literal["queued"] = "queued"
     position: int
     eta_s: float | None = None
+    message: str = ""
+    """Why it waits, where that is not its turn."""
 
 
 class Routed(_Event):

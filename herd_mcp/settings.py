@@ -33,6 +33,10 @@ def home() -> Path:
     return Path(bridge.herd_home())
 
 
+Short = Literal["moderate", "high", "critical"]
+"""How short of memory this Mac is; a level that a setting does not name is without its limit."""
+
+
 def _default_name() -> str:
     return platform.node().removesuffix(".local").removesuffix(".lan") or "mac"
 
@@ -154,10 +158,25 @@ class Settings(BaseSettings):
         description="What single models have of their own: `pinned` (never ended to make room, nor for being idle), "
         "`idle_unload_s`, `max_tokens`, `context_tokens`, `batch`.",
     )
-    pressure_max_tokens: dict[Literal["moderate", "high", "critical"], Annotated[int, Field(ge=1)]] = Field(
+    pressure_max_tokens: dict[Short, Annotated[int, Field(ge=1)]] = Field(
         {"moderate": 8192, "high": 2048, "critical": 512},
         description="Longest answer in tokens while this Mac is short of memory, by how short. An answer that is cut "
         "so says so.",
+    )
+    pressure_context_tokens: dict[Short, Annotated[int, Field(ge=64)]] = Field(
+        {"high": 32768, "critical": 8192},
+        description="Longest conversation in tokens, prompt and answer together, that is begun while this Mac is short "
+        "of memory. A longer one is refused with the seconds to wait.",
+    )
+    pressure_max_image_px: dict[Short, Annotated[int, Field(ge=64, le=8192)]] = Field(
+        {"moderate": 1536, "high": 1024, "critical": 512},
+        description="Largest image that is begun while this Mac is short of memory, as the side of a square in pixels; "
+        "other shapes may have as many pixels. A larger one is refused with the seconds to wait, never made smaller.",
+    )
+    pressure_max_steps: dict[Short, Annotated[int, Field(ge=2)]] = Field(
+        {},
+        description="Most steps of an image while this Mac is short of memory; the image says when it has fewer than "
+        "asked. Steps cost time and no memory, so by default none are cut.",
     )
     memory_margin: float = Field(
         0.2,

@@ -32,6 +32,7 @@ def test_a_shortage_of_memory_is_told_with_its_numbers_and_what_was_done(level: 
     assert level in item.title
     assert "1.0 of 16.0 GiB are available" in item.description
     assert ("at most 99 tokens" in item.description) == (level == "high")
+    assert ("images over 1024 × 1024 px wait or are refused" in item.description) == (level == "high")
     assert "memory_floor_bytes" in item.fix
 
 

@@ -372,6 +372,43 @@ def pressure_max_tokens(home: Path) -> None:
         assert start.request.max_tokens == longest
 
 
+def refused_at_high(home: Path, request: ChatRequest | ImageRequest, size: int, **settings: object) -> list[int]:
+    """What the refusals of a request of this size say that goes now."""
+    node = Decisions(home, **settings)
+    node.play(Measured("high"))
+    spec = pipe.EngineSpec(kind=request.kind, model="a", path="/", context_tokens=99_999)
+    plan = Plan(EngineKey("a"), spec, Needs(GIB), capacity=1)
+    effects = node.play(Submit("1", 1, request, plan, spool="", timeout_s=1e9, size=size))
+    details = [effect.error.details for effect in effects if isinstance(effect, Refuse)]
+    return [told.get("fits_px") or told["fits_tokens"] for told in details]
+
+
+@acts
+def pressure_max_image_px(home: Path) -> None:
+    for setting, fits in (({"high": 512}, [512 * 512]), ({"high": 768}, []), ({"critical": 512}, [])):
+        asked = ImageRequest(prompt="x", width=768, height=768)
+        assert refused_at_high(home, asked, 768 * 768, pressure_max_image_px=setting) == fits
+
+
+@acts
+def pressure_context_tokens(home: Path) -> None:
+    asked = ChatRequest(messages=(Message(role="user", content="abc" * 1000),), max_tokens=10)
+    for setting, fits in (({"high": 500}, [500]), ({"high": 2000}, []), ({"critical": 500}, [])):
+        assert refused_at_high(home, asked, 1100, pressure_context_tokens=setting) == fits
+
+
+@acts
+def pressure_max_steps(home: Path) -> None:
+    for setting, steps in (({}, 30), ({"high": 10}, 10), ({"critical": 10}, 30)):
+        node = Decisions(home, pressure_max_steps=setting)
+        node.play(Measured("high"))
+        plan = Plan(EngineKey("a"), pipe.EngineSpec(kind="image", model="a", path="/"), Needs(GIB), capacity=1)
+        node.play(Submit("1", 1, ImageRequest(prompt="x", steps=30), plan, spool="", timeout_s=1e9), Release("1"))
+        (start,) = [e.command for e in node.ready() if isinstance(e, Send) and isinstance(e.command, pipe.Start)]
+        assert isinstance(start.request, ImageRequest)
+        assert start.request.steps == steps
+
+
 # ── What people and programs are told ─────────────────────────────────────────────────────────────────────────────────
 
 

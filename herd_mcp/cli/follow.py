@@ -50,7 +50,7 @@ class Bar:
         if isinstance(event, Queued):
             ahead = f"{event.position} ahead" if event.position else ""
             eta = f"about {human_s(event.eta_s)}" if event.eta_s else ""
-            self.at("queued", None, None, ", ".join(part for part in (ahead, eta) if part))
+            self.at("queued", None, None, ", ".join(part for part in (event.message, ahead, eta) if part))
         elif isinstance(event, Routed):
             self.at(f"on {event.node}", None, None)
         elif isinstance(event, Loading):

@@ -95,6 +95,9 @@ def draw(node: NodeClient, request: ImageRequest, *, as_json: bool = False) -> t
                 job_id = event.job_id or job_id
                 bar.show(event)
                 if isinstance(event, Completed) and isinstance(event.result, ImageResult):
+                    if event.result.limited_by:
+                        bar.stop()
+                        say(f"[{event.result.limited_by}]")
                     return job_id, event.result
                 if isinstance(event, Failed):
                     bar.stop()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from herd_mcp import pipe
 from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo
 from herd_mcp.node import memory
+from herd_mcp.node.caps import RETRY_SHORT_S
 from herd_mcp.node.lanes import Plan, Run, State
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.room import kept_bytes
-
-RETRY_SHORT_S = 30
-"""When to come back to a Mac that is critically short of memory. Its level falls some time after the cause is gone."""
 
 
 def never(state: State, plan: Plan, size: int | None = None) -> ErrorInfo | None:
@@ -87,5 +84,5 @@ def counted_size(run: Run, error: ErrorInfo, context_tokens: int | None = None) 
         return None
     if not isinstance(run.request, ChatRequest) or type(tokens) is not int or not 0 < tokens < 2**40:
         return None
-    size: int = tokens + (run.request.max_tokens or pipe.DEFAULT_MAX_TOKENS)
+    size: int = tokens + run.answer_tokens
     return size if context_tokens is None else min(size, context_tokens)

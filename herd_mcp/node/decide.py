@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from herd_mcp import pipe
-from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loading, Queued
+from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loading
 from herd_mcp.node.admission import counted_size, never, too_short
+from herd_mcp.node.caps import put_off, queued, too_large
 from herd_mcp.node.events import (
     Cancel,
     Close,
@@ -89,7 +90,7 @@ def next_tick_at(state: State) -> float | None:
             times += [
                 run.let_go_at + limits.engine_stall_s for run in engine.running.values() if run.let_go_at is not None
             ]
-        elif (idle_s := lane.idle_unload_s(limits)) and not lane.waiting:
+        elif (idle_s := lane.idle_unload_s(limits)) and not lane.has_work:
             times.append(engine.last_used_at + idle_s)
     if state.claim_at is not None:
         times.append(state.claim_at)
@@ -108,6 +109,7 @@ def _submit(state: State, event: Submit, now: float) -> list[Effect]:
     if not event.forced and refusal is None:
         full = lane is not None and len(lane.waiting) >= state.limits.queue_limit
         refusal = busy(lane) if lane is not None and full else too_short(state, plan)
+        refusal = refusal or too_large(state, event.request, event.size, plan)
     if refusal is not None:
         return [Refuse(event.job_id, refusal)]
     lane = _lane(state, plan)
@@ -124,9 +126,10 @@ def _submit(state: State, event: Submit, now: float) -> list[Effect]:
         alone=event.alone,
     )
     state.runs[event.job_id] = run
+    put_off(state, run, plan)  # one that was accepted before waits for memory
     position = len(lane.waiting)
     lane.waiting.append(run)
-    return [tell(run, Queued(position=position, eta_s=lane.eta_s(position)))]
+    return [tell(run, queued(state, run, position, lane.eta_s(position)))]
 
 
 def _cancel(state: State, job_id: str, now: float) -> list[Effect]:

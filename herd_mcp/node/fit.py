@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from herd_mcp.jobs import ErrorCode, HerdError
-from herd_mcp.node.admission import RETRY_SHORT_S, never
+from herd_mcp.node.admission import never
+from herd_mcp.node.caps import RETRY_SHORT_S
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, State
 from herd_mcp.settings import GIB, MIB
 
@@ -135,7 +136,7 @@ def not_gone(model: str) -> HerdError:
 
 
 def _idle(lane: Lane, engine: Engine) -> bool:
-    return engine.phase == "ready" and not engine.running and not lane.waiting and not lane.plan.pinned
+    return engine.phase == "ready" and not engine.running and not lane.has_work and not lane.plan.pinned
 
 
 def _what_holds(others: list[tuple[Lane, Engine]]) -> str:

@@ -147,6 +147,13 @@ def default_px(folder: Path, family_key: str) -> int:
     return usual if isinstance(usual, int) else (family.default_px if family else 0) or 1024
 
 
+def default_steps(folder: Path, family_key: str) -> int:
+    """Steps of the model in `folder` when a request names none; 0 where that is not known."""
+    family = find_family(family_key)
+    usual = herd_config(folder).get("default_steps")
+    return usual if isinstance(usual, int) else family.default_steps if family else 0
+
+
 def stored_bits(folder: Path, family: ImageFamily) -> int | None:
     """Bits per weight of a quantised checkpoint that mflux saved; None for a full one. It stays as it is, whatever
     a request asks."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from herd_mcp.jobs import ErrorInfo, Request, ToolCall
+from herd_mcp.jobs import ChatRequest, ErrorInfo, Request, ToolCall
 from herd_mcp.node.memory import Needs
 from herd_mcp.pipe import DEFAULT_MAX_TOKENS, EngineSpec
 from herd_mcp.state import Level
@@ -43,6 +43,8 @@ class Plan:
     """Runs the engine takes at the same time."""
     max_tokens: int = DEFAULT_MAX_TOKENS
     """Of an answer whose asker named none."""
+    steps: int = 0
+    """Of an image whose asker named none; 0 where only its engine knows."""
     pinned: bool = False
     """Never ended to make room, nor for being idle."""
     idle_unload_s: float | None = None
@@ -77,8 +79,10 @@ class Run:
     """Its end was told (a timeout), but the engine has not let go of it yet."""
     let_go_at: float | None = None
     """When the engine was told to let go of it."""
-    token_cap: int | None = None
-    """The longest answer in tokens, where memory was too short at its start for the one that was asked for."""
+    put_off: bool = False
+    """Not to be started while memory is as short as now: it is too large for that."""
+    cap: int | None = None
+    """The longest answer in tokens, or the most steps, where memory was too short at its start for what was asked."""
     deltas: int = 0
     chars: int = 0
     step: int = 0
@@ -86,6 +90,12 @@ class Run:
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
+
+    @property
+    def answer_tokens(self) -> int:
+        """The longest answer that was asked for. The node names one for those who did not (`plans.with_limits`)."""
+        asked = self.request.max_tokens if isinstance(self.request, ChatRequest) else 0
+        return DEFAULT_MAX_TOKENS if asked is None else asked
 
 
 @dataclass(slots=True)
@@ -144,7 +154,12 @@ class Lane:
     @property
     def head(self) -> Run | None:
         """The first run that may start."""
-        return next((run for run in self.waiting if not run.held), None)
+        return next((run for run in self.waiting if not run.held and not run.put_off), None)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a run waits here that may come next, or as soon as it is on disk."""
+        return any(not run.put_off for run in self.waiting)
 
     @property
     def place(self) -> Place:
@@ -172,6 +187,10 @@ class Lane:
         return round(self.mean_run_s * (position + running) / self.plan.capacity, 1)
 
 
+ByLevel = Mapping[Literal["moderate", "high", "critical"], int]
+"""What holds while memory is so short; a level that is not there limits nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The settings that decisions need. Seconds and bytes as in settings.py."""
@@ -184,7 +203,10 @@ class Limits:
     max_loaded: int = 0
     """Engines at the same time; 0 is without limit."""
     memory_margin: float = 0.2
-    pressure_max_tokens: Mapping[Literal["moderate", "high", "critical"], int] = field(default_factory=dict)
+    pressure_max_tokens: ByLevel = field(default_factory=dict)
+    pressure_max_steps: ByLevel = field(default_factory=dict)
+    pressure_max_image_px: ByLevel = field(default_factory=dict)
+    pressure_context_tokens: ByLevel = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -122,6 +122,9 @@ class Node:
                 budget_bytes=self.budget_bytes,
                 memory_margin=settings.memory_margin,
                 pressure_max_tokens=settings.pressure_max_tokens,
+                pressure_max_steps=settings.pressure_max_steps,
+                pressure_max_image_px=settings.pressure_max_image_px,
+                pressure_context_tokens=settings.pressure_context_tokens,
                 max_loaded=settings.max_loaded,
             ),
         )

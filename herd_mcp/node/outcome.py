@@ -70,6 +70,7 @@ def _image(run: Run, facts: ImageFacts, node: str, model: str, timings: Timings)
         seed=facts.seed,
         guidance=facts.guidance,
         quantize=facts.quantize,
+        limited_by=limited_by(run, facts),
         path=run.spool,
         timings=timings.model_copy(update={"steps_per_s": _rate(facts.steps, facts.run_s)}),
     )

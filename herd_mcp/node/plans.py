@@ -14,7 +14,7 @@ from herd_mcp import pipe
 from herd_mcp.jobs import MAX_IMAGE_PX, ChatRequest, ErrorCode, HerdError, ImageRequest, Request
 from herd_mcp.node import memory
 from herd_mcp.node.choose import means
-from herd_mcp.node.image_families import default_px, largest_px
+from herd_mcp.node.image_families import default_px, default_steps, largest_px
 from herd_mcp.node.lanes import EngineKey, Plan
 from herd_mcp.node.measured import NOTHING, Known
 from herd_mcp.node.memory import Needs
@@ -72,6 +72,7 @@ def plan_for(
         needs=needs,
         capacity=batch if model.kind == "chat" else 1,
         max_tokens=answer if context is None else min(answer, context),
+        steps=default_steps(Path(model.path), model.family) if model.kind == "image" else 0,
         # An image model in other bits than usual is another engine: pinned, each would hold its memory for good.
         pinned=own.pinned and quantize == quantize_for(model, settings),
         idle_unload_s=own.idle_unload_s,

@@ -5,7 +5,7 @@ engine's words is bounded by what was asked of it."""
 from __future__ import annotations
 
 from herd_mcp import pipe
-from herd_mcp.jobs import MAX_STEPS, ChatRequest, ErrorCode, Kind, Request
+from herd_mcp.jobs import MAX_STEPS, ChatRequest, ErrorCode, Kind
 from herd_mcp.node.lanes import Engine, Run
 
 MAX_VAIN_MESSAGES = 1000
@@ -60,16 +60,16 @@ def _wrong_delta(engine: Engine, delta: pipe.RunDelta) -> str | None:
     run.deltas += 1
     run.chars += len(delta.text) + len(delta.reasoning) + len(delta.message)
     run.chars += sum(len(call.id) + len(call.name) + len(call.arguments) for call in delta.tool_calls)
-    if run.deltas > most_deltas(run.request) or run.chars > MAX_ANSWER_CHARS:
+    if run.deltas > most_deltas(run) or run.chars > MAX_ANSWER_CHARS:
         return "it answered more than it was asked"
     return None
 
 
-def most_deltas(request: Request) -> int:
+def most_deltas(run: Run) -> int:
     """How many deltas a run may bring: one per token, or one per step."""
-    if isinstance(request, ChatRequest):
-        return (request.max_tokens or pipe.DEFAULT_MAX_TOKENS) + SPARE_DELTAS
-    return (request.steps or MAX_STEPS) + SPARE_DELTAS
+    if isinstance(run.request, ChatRequest):
+        return run.answer_tokens + SPARE_DELTAS
+    return (run.request.steps or MAX_STEPS) + SPARE_DELTAS
 
 
 def _advances(engine: Engine, message: pipe.Message) -> bool:

@@ -1,9 +1,9 @@
 """What a node does when memory gets short, as a part of `decide`: no I/O, no clock.
 
-| level | kept prompts of each engine | idle engines that are not pinned | an answer |
+| level | kept prompts of each engine | idle engines that are not pinned | answers, pictures, conversations |
 |---|---|---|---|
-| normal | all of prompt_cache_bytes | end after idle_unload_s | as long as asked |
-| moderate | half | the same | at most pressure_max_tokens |
+| normal | all of prompt_cache_bytes | end after idle_unload_s | as asked |
+| moderate | half | the same | within the level's pressure_… (`caps.py`) |
 | high | a tenth | end after `SHORT_IDLE_S` | the same |
 | critical | none | end at once | the same |
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from herd_mcp import pipe
+from herd_mcp.node.caps import put_all_off
 from herd_mcp.node.events import Effect, Measured, Send
 from herd_mcp.node.lanes import Engine, Lane, State
 from herd_mcp.node.room import end
@@ -49,7 +50,7 @@ def measured(state: State, event: Measured, now: float) -> list[Effect]:
             effects.append(end(lane.plan.key, engine, f"it was idle, and memory is short ({state.level})"))
         elif changed and engine.phase == "ready":
             effects.append(limit(lane, engine, state.level))
-    return effects
+    return [*effects, *put_all_off(state)] if changed else effects
 
 
 def became_ready(state: State, lane: Lane, engine: Engine) -> list[Effect]:
@@ -66,7 +67,7 @@ def _idle_for(state: State, lane: Lane, engine: Engine, now: float) -> bool:
     """Whether the engine is idle for too long at this level. One that loads is not: somebody wants it."""
     if state.level not in ("high", "critical") or lane.plan.pinned:
         return False
-    if engine.phase != "ready" or engine.running or lane.waiting:
+    if engine.phase != "ready" or engine.running or lane.has_work:
         return False
     return state.level == "critical" or now - engine.last_used_at >= SHORT_IDLE_S
 

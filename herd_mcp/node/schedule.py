@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections import deque
 
 from herd_mcp import pipe
-from herd_mcp.jobs import Failed, JobEvent, Progress, Queued
+from herd_mcp.jobs import Failed, JobEvent, Progress
 from herd_mcp.node.admission import never
-from herd_mcp.node.caps import capped
+from herd_mcp.node.caps import capped, queued
 from herd_mcp.node.events import Effect, Send, StartEngine, Tell
 from herd_mcp.node.lanes import Engine, Lane, Run, State, capacity_at
 from herd_mcp.node.room import Room, Wish, end, settle, turn_runs
@@ -66,7 +66,7 @@ def _serve(state: State, room: Room, lane: Lane, now: float) -> list[Effect]:
             break
     if begun and lane.plan.capacity == 1:
         effects += [
-            tell(run, Queued(position=i, eta_s=lane.eta_s(i))) for i, run in enumerate(lane.waiting) if not run.held
+            tell(run, queued(state, run, i, lane.eta_s(i))) for i, run in enumerate(lane.waiting) if not run.held
         ]
     return effects
 
@@ -104,7 +104,7 @@ def _start_run(state: State, lane: Lane, engine: Engine, run: Run, more_bytes: i
     engine.last_used_at = run.started_at = now
     run.load_s = max(0.0, (engine.ready_at or now) - max(run.submitted_at, engine.started_at))
     tokens = run.size if lane.plan.spec.kind == "chat" else 0
-    start = pipe.Start(run=run.number, request=capped(state, run), spool=run.spool, tokens=tokens)
+    start = pipe.Start(run=run.number, request=capped(state, run, lane.plan), spool=run.spool, tokens=tokens)
     return [
         tell(run, Progress(step=0, steps=run.steps, message="started")),
         Send(lane.plan.key, engine.generation, start),
@@ -129,7 +129,7 @@ def _warm(state: State, room: Room, lane: Lane, now: float) -> list[Effect]:
 
 def idle(lane: Lane, engine: Engine) -> bool:
     """Whether nothing runs or waits in an engine that is to stay."""
-    return not engine.condemned and not engine.running and not lane.waiting
+    return not engine.condemned and not engine.running and not lane.has_work
 
 
 def forget(state: State, run: Run) -> None:

@@ -47,6 +47,8 @@ async def generate_image(request: Request, herd: TheHerd) -> Response:
     async def png(batches: Batches) -> Response:
         result = _image(await call.outcome(batches))
         headers = {"X-Herd-Image": result.image_id, "X-Herd-Seed": str(result.seed)}
+        if result.limited_by:
+            headers["X-Herd-Note"] = result.limited_by
         data = await herd.image(result.image_id)
         return Response(data, media_type="image/png", headers={**call.result_headers(result), **headers})
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from herd_mcp.herd import Herd
-from herd_mcp.jobs import ChatResult, Completed, Failed, Job
+from herd_mcp.jobs import ChatResult, Completed, Failed, HerdError, Job
 from herd_mcp.node import pressure
 from herd_mcp.node.pressure import Reading
 from herd_mcp.settings import GIB
@@ -18,6 +18,7 @@ from herd_mcp.surfaces.mcp import results
 from tests.conftest import until
 from tests.faults.dictate import (
     CHAT,
+    IMAGE,
     LIMIT_S,
     attempts,
     chat,
@@ -111,6 +112,30 @@ async def test_an_answer_is_shorter_while_memory_is_short_and_says_so(tmp_path: 
         assert note.startswith("memory: the answer was limited to 512 tokens")
         assert note in results.chat_text(last.result)
         assert results.chat_answer(last.result.model, last.result).limited_by == note
+
+
+async def test_a_picture_that_was_accepted_is_drawn_when_memory_is_back_and_smaller_ones_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pressure, "HOLD_S", 0.1)
+    mac = Mac()
+    acts = [{"run": [["await", "go"], ["answer"]]}]
+    sizes = {"high": 100}
+    async with dictated(tmp_path / "f", image=acts, read_memory=mac.read, pressure_max_image_px=sizes) as herd:
+        first = await herd.submit(image("first", width=64, height=64), client="test")
+        await has_status(herd, first, "running")
+        large = await herd.submit(image("large", width=128, height=128), client="test")
+        small = await herd.submit(image("small", width=64, height=64), client="test")
+        mac.level = "high"
+        await feels(herd, "high")
+        with pytest.raises(HerdError, match="too large now"):
+            await herd.submit(image("too late", width=128, height=128), client="test")
+        (tmp_path / "f" / "go").touch()
+        assert isinstance(await outcome(herd, small), Completed)
+        assert (await herd.job(large.id)).status == "queued"
+        mac.level = "normal"
+        assert isinstance(await outcome(herd, large), Completed)
+        assert noted(tmp_path / "f", "starts") == [f"{IMAGE} {each}" for each in ("first", "small", "large")]
 
 
 async def took_too_much(herd: Herd, job: Job) -> None:

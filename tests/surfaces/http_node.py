@@ -16,6 +16,7 @@ import pytest
 from herd_mcp.cli.server import Server, bind
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import Job
+from herd_mcp.node.pressure import ReadMemory, read
 from herd_mcp.settings import load_settings
 from herd_mcp.surfaces.app import make_app
 
@@ -89,13 +90,13 @@ async def until(find: Callable[[], Awaitable[T | None]], limit_s: float = LIMIT_
 
 
 @contextlib.asynccontextmanager
-async def serve(folder: Path, **settings: Any) -> AsyncIterator[HttpNode]:
+async def serve(folder: Path, read_memory: ReadMemory = read, **settings: Any) -> AsyncIterator[HttpNode]:
     """A node with its home in `folder`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HERD_HOME", str(folder / "herd"))
         patch.setenv("HERD_HF_CACHE", str(folder / "no-cache"))
         patch.setenv("MLX_DISABLE_COMPILE", "1")
-        async with open_herd(load_settings(port=0, node_name="tester", **settings)) as herd:
+        async with open_herd(load_settings(port=0, node_name="tester", **settings), read_memory) as herd:
             stops: list[str] = []
             app = make_app(herd, token=TOKEN, stop=lambda: stops.append("stop"))
             sock = bind(0)

@@ -63,8 +63,8 @@ class Teller:
     async def event(self, event: JobEvent) -> None:
         """Tell what an event says; a growing text a few times a second."""
         match event:
-            case Queued(position=position, eta_s=eta_s):
-                ahead = f", {position} ahead" if position > 0 else ""
+            case Queued(position=position, eta_s=eta_s, message=why):
+                ahead = (f", {position} ahead" if position > 0 else "") + (f", {why}" if why else "")
                 await self._tell(0, f"queued{ahead}" + (f", about {eta_s:.0f} s" if eta_s else ""))
             case Routed(node=node, model=model):
                 self._model, self._text = model, ""

@@ -38,6 +38,7 @@ class ImageAnswer(Answer):
     seed: int | None = Field(None, description="The same seed, prompt and settings give the same image.")
     guidance: float | None = None
     quantize: int | None = Field(None, description="Bits per weight.")
+    limited_by: str | None = Field(None, description="Why it has fewer steps than were asked for.")
     bytes: int | None = Field(None, description="Size of the PNG.")
     timings: Timings | None = Field(None, description="Seconds per phase and steps per second.")
 
@@ -121,7 +122,7 @@ def still_running(kind: Kind, job: Job) -> CallToolResult:
 
 def image_answer(job_id: str, result: ImageResult, *, local: bool) -> ImageAnswer:
     """The structured form of a finished image. The path is for clients on this Mac only."""
-    fields = result.model_dump(exclude={"kind", "sha256", "path"})
+    fields = result.model_dump(exclude={"kind", "sha256", "path"}) | {"limited_by": result.limited_by or None}
     path = result.path if local and result.path else None
     return ImageAnswer(status="completed", job_id=job_id, uri=image_uri(result.image_id), path=path, **fields)
 
@@ -143,9 +144,10 @@ def image_text(result: ImageResult, *, local: bool) -> str:
     """What a model reads of an image's outcome."""
     took = result.timings.total_s
     where = f"File: {result.path}" if local and result.path else f"Full size: resource {image_uri(result.image_id)}"
+    cut = f"[{result.limited_by}.]\n" if result.limited_by else ""
     return (
         f"Image {result.image_id}: {result.width}×{result.height} px by {result.model} on {result.node}"
-        f"{f' in {took:.1f} s' if took is not None else ''}, {result.steps} steps, seed {result.seed}.\n{where}"
+        f"{f' in {took:.1f} s' if took is not None else ''}, {result.steps} steps, seed {result.seed}.\n{cut}{where}"
     )
 
 
