@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from herd_mcp.node.choose import download_command, means
+from herd_mcp.node.choose import download_command, means, names_of
 from herd_mcp.node.relief import SHORT_IDLE_S
 from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, Settings
@@ -37,6 +37,7 @@ def fleet_health(
     recommendations = [
         *_models(models),
         *_named_in_settings(models, settings),
+        *_named_twice(models, settings),
         *_errors(day, error_rate_pct),
         *_disk(settings, gallery_bytes, disk_free_bytes),
         *_nodes(nodes),
@@ -110,6 +111,22 @@ def _named_in_settings(models: Sequence[ModelInfo], settings: Settings) -> list[
         for setting, names in (("preload", settings.preload), ("models", settings.models))
         for name in names
         if not any(model.usable and means(model, name) for model in models)
+    ]
+
+
+def _named_twice(models: Sequence[ModelInfo], settings: Settings) -> list[Recommendation]:
+    """Models that have settings of their own under several names, of which one counts."""
+    return [
+        Recommendation(
+            check_id="models_twice",
+            severity="warning",
+            title=f"{model.name} stands in models under {len(names)} names",
+            description=f"What stands under {names[0]} counts; what stands under {' and '.join(names[1:])} does not.",
+            fix="Write all of it under one name in config.toml (`herd-mcp config --path`).",
+            data={"model": model.name},
+        )
+        for model in models
+        if len(names := names_of(model, settings.models)) > 1
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from herd_mcp.health import fleet_health
+from herd_mcp.node.plans import own_settings
 from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, load_settings
 from herd_mcp.state import EngineState, Estimate, FleetHealth, MemoryState, ModelInfo, NodeState
@@ -68,3 +69,17 @@ def test_models_that_settings_name_and_that_are_not_here_are_told() -> None:
     found = health(node(), (here,), preload=("one", "two"), models={"ORG/ONE": {}, "three": {"pinned": True}})
     missing = {each.check_id: each.data["model"] for each in found.recommendations if "missing" in each.check_id}
     assert missing == {"preload_missing": "two", "models_missing": "three"}
+
+
+@pytest.mark.parametrize("models", [{"one": {"batch": 2}, "org/one": {"batch": 3}}, {"ORG/one": {}, "org/one": {}}])
+def test_a_model_with_settings_under_two_names_is_told_and_its_own_name_counts(models: dict[str, object]) -> None:
+    here = ModelInfo(
+        name="org/one", aliases=("one",), kind="chat", family="", source="herd", path="", bytes=1, complete=True
+    )
+    found = health(node(), (here,), models=models)
+    (advice,) = [each for each in found.recommendations if each.check_id == "models_twice"]
+    counts = next(name for name in models if name.lower() == "org/one")
+    assert f"What stands under {counts} counts" in advice.description
+    settings = load_settings(models=models)
+    assert own_settings(here, settings) is settings.models[counts]
+    assert "models_twice" not in ids(health(node(), (here,), models={counts: {}}))

@@ -161,7 +161,10 @@ def _end_with_stdin(loop: asyncio.AbstractEventLoop, ending: Ending) -> None:
             loop.remove_reader(0)
             ending.ask()
 
-    loop.add_reader(0, readable)
+    try:
+        loop.add_reader(0, readable)
+    except OSError:  # the system watches neither /dev/null nor files, and they belong to no process: that is their end
+        ending.ask()
 
 
 def start_log(level: str, path: Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from herd_mcp.jobs import SHOWN_CHARS, ErrorCode, HerdError, Kind
 from herd_mcp.node.image_families import all_families, find_family
@@ -87,6 +87,11 @@ def not_usable(model: ModelInfo) -> HerdError:
 def means(model: ModelInfo, name: str) -> bool:
     """Whether `name` is the model's own or one of its aliases."""
     return name.lower() in (known.lower() for known in (model.name, *model.aliases))
+
+
+def names_of(model: ModelInfo, names: Iterable[str]) -> list[str]:
+    """Those of the names that mean the model, its own before its aliases."""
+    return sorted((name for name in names if means(model, name)), key=lambda name: name.lower() != model.name.lower())
 
 
 def _not_found(models: Sequence[ModelInfo], kind: Kind | None, name: str) -> HerdError:

@@ -219,6 +219,7 @@ def _run_over(
         and (size := counted_size(run, message.error, context))
     ):
         run.size, run.counted = size, True
+        put_off(state, run, lane.plan)
         lane.put_back(run)
         return []
     forget(state, run)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.node.admission import never
 from herd_mcp.node.caps import RETRY_SHORT_S
-from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, State
+from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, State, for_jobs_only
 from herd_mcp.settings import GIB, MIB
 
 RETRY_S = 5
@@ -81,7 +81,7 @@ def check_level(state: State, plan: Plan) -> None:
     """Raises HerdError(busy) when this Mac is so short of memory that the engine is not loaded without a job."""
     lane = state.lanes.get(plan.key)
     there = lane is not None and lane.engine is not None and not lane.engine.condemned
-    if there or state.level not in ("high", "critical"):
+    if there or not for_jobs_only(state.level):
         return
     raise HerdError(
         ErrorCode.BUSY,

@@ -32,6 +32,11 @@ def capacity_at(level: Level, capacity: int) -> int:
     return max(1, capacity // SHARE_AT.get(level, capacity))
 
 
+def for_jobs_only(level: Level) -> bool:
+    """Whether this Mac is so short of memory that nothing is loaded but for a job that waits for it."""
+    return level in ("high", "critical")
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a job needs: which engine, how it is loaded, and what that reserves."""

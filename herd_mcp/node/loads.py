@@ -11,7 +11,7 @@ from typing import Protocol
 from herd_mcp.jobs import ErrorInfo, HerdError
 from herd_mcp.node.events import Event, Unload, Warm
 from herd_mcp.node.fit import check_fit, check_level, in_use, not_gone, still_loading, unloaded
-from herd_mcp.node.lanes import Engine, EngineKey, Plan, State
+from herd_mcp.node.lanes import Engine, EngineKey, Plan, State, for_jobs_only
 from herd_mcp.node.words import crashed
 
 END_S = 15.0
@@ -45,17 +45,20 @@ class Loads:
 
     async def load(self, plan: Plan) -> None:
         """`warm`, until the engine takes work. Raises HerdError: why it does not, or busy after load_timeout_s, when
-        it is unloaded meanwhile, and when memory is short."""
+        it is unloaded meanwhile, and when memory is short or gets short before it has begun to load."""
         check_level(self._state, plan)
         self.warm(plan)
         key = plan.key
         await self._until(
-            lambda: self.loaded(key) or key in self._errors or not self._coming(key), self._load_timeout_s
+            lambda: self.loaded(key) or key in self._errors or not self._coming(key) or self._stopped(key),
+            self._load_timeout_s,
         )
         if self.loaded(key):
             return
         if key in self._errors:
             raise HerdError.of(self._errors[key])
+        if self._stopped(key):
+            check_level(self._state, plan)
         raise self.loading(plan) if self._coming(key) else unloaded(plan.spec.model)
 
     async def unload(self, model: str) -> None:
@@ -87,6 +90,11 @@ class Loads:
         engine = lane.engine
         stays = engine is not None and not engine.condemned and not engine.unloading
         return lane.wanted or bool(lane.waiting) or stays
+
+    def _stopped(self, key: EngineKey) -> bool:
+        """Whether the engine is not begun with as long as memory is so short."""
+        lane = self._state.lanes.get(key)
+        return lane is not None and lane.engine is None and lane.head is None and for_jobs_only(self._state.level)
 
     def loading(self, plan: Plan) -> HerdError:
         """What one is told who does not wait for the engine: how far it is, and when to come back."""

@@ -50,7 +50,6 @@ from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.learning import Learning
 from herd_mcp.node.loads import END_S, Loads
 from herd_mcp.node.models import find_models, hub_cache
-from herd_mcp.node.needs import needs_of
 from herd_mcp.node.watch import Watch, held_bytes
 from herd_mcp.node.words import interrupted
 from herd_mcp.settings import Settings
@@ -136,6 +135,7 @@ class Node:
         self._todo: deque[Event] = deque()
         self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
+        self._plans = plans.Plans(settings, home, self.budget_bytes)
         self._models: list[ModelInfo] = []
         self._models_at = float("-inf")
         self._looking = asyncio.Lock()
@@ -174,9 +174,7 @@ class Node:
 
     async def _plan(self, model: ModelInfo, asked: int | None = None) -> Plan:
         quantize = plans.quantize_for(model, self.settings, asked)
-        known = self.learning.measured.get(model.name, quantize)
-        needs = await asyncio.to_thread(needs_of, model, quantize, self.settings, self.budget_bytes, known)
-        return plans.plan_for(model, self.settings, self.home, quantize, needs, self.budget_bytes)
+        return await self._plans.of(model, quantize, self.learning.measured.get(model.name, quantize))
 
     def reserve(
         self, job: Job, attempt: int, plan: Plan, *, spool: str = "", forced: bool = False, alone: bool = False
@@ -230,6 +228,7 @@ class Node:
                     plans.with_needs, found, self.settings, self.budget_bytes, self.learning.measured.snapshot()
                 )
                 self._models_at = time.monotonic()
+                self._plans.forget()
         loaded = {
             lane.plan.key.model
             for lane, engine in self._state.engines()
@@ -254,7 +253,6 @@ class Node:
         """What the model takes here, and whether there is room for it."""
         fit = fit_of(self._state, EngineKey(model.name, plans.quantize_for(model, self.settings)), model.needs_bytes)
         return {
-            "context_tokens": plans.context_tokens(model, self.settings),
             "can_load_now": model.usable and fit.now,
             "reason": fit.reason if model.usable else model.problem,
         }
@@ -417,7 +415,7 @@ class Node:
         self._dispatch(event)
         if event.level != before:
             log.info("memory: %s", event.level)
-            self.on_change()
+            self._engines_changed()  # who waits for a load is told of it, too
 
     def _set_timer(self) -> None:
         due = next_tick_at(self._state)

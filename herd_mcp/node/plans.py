@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import warnings
@@ -13,7 +14,7 @@ from PIL import Image
 from herd_mcp import pipe
 from herd_mcp.jobs import MAX_IMAGE_PX, ChatRequest, ErrorCode, HerdError, ImageRequest, Request
 from herd_mcp.node import memory
-from herd_mcp.node.choose import means
+from herd_mcp.node.choose import names_of
 from herd_mcp.node.image_families import default_px, default_steps, largest_px
 from herd_mcp.node.lanes import EngineKey, Plan
 from herd_mcp.node.measured import NOTHING, Known
@@ -25,8 +26,10 @@ from herd_mcp.state import ModelInfo
 
 
 def own_settings(model: ModelInfo, settings: Settings) -> ModelSettings:
-    """What stands in the settings for this model alone, under its name or an alias."""
-    return next((own for name, own in settings.models.items() if means(model, name)), ModelSettings())
+    """What stands in the settings for this model alone, under its name or an alias; under its name, if under both,
+    which `health` tells of."""
+    names = names_of(model, settings.models)
+    return settings.models[names[0]] if names else ModelSettings()
 
 
 def context_tokens(model: ModelInfo, settings: Settings) -> int | None:
@@ -38,16 +41,46 @@ def context_tokens(model: ModelInfo, settings: Settings) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def given_context(model: ModelInfo, settings: Settings, needs: Needs, budget_bytes: int) -> int | None:
+    """The same of an engine of this model: a longer one than fits alone would never begin, and an answer of no stated
+    length shall not ask for it."""
+    context = context_tokens(model, settings)
+    return (memory.longest_tokens(needs, budget_bytes, context) or context) if model.kind == "chat" else None
+
+
+class Plans:
+    """The plans of this node's models, each made once for a look at the disk and for what was measured by then. So
+    there are never more than the models on the disk, each in the bits that it can be loaded in."""
+
+    def __init__(self, settings: Settings, home: Path, budget_bytes: int) -> None:
+        self._settings = settings
+        self._home = home
+        self._budget_bytes = budget_bytes
+        self._made: dict[EngineKey, tuple[Known, Plan]] = {}
+
+    async def of(self, model: ModelInfo, quantize: int | None, known: Known) -> Plan:
+        """How the model is loaded, quantised to so many bits; `known` is what was measured of it so."""
+        made, key = self._made, EngineKey(model.name, quantize)
+        before = made.get(key)
+        if before is not None and before[0] == known:
+            return before[1]
+        needs = await asyncio.to_thread(needs_of, model, quantize, self._settings, self._budget_bytes, known)
+        plan = plan_for(model, self._settings, self._home, quantize, needs, self._budget_bytes)
+        made[key] = known, plan
+        return plan
+
+    def forget(self) -> None:
+        """The disk was looked at again: other files may lie there."""
+        self._made = {}  # a new one: what is being made is of the old files
+
+
 def plan_for(
     model: ModelInfo, settings: Settings, home: Path, quantize: int | None, needs: Needs, budget_bytes: int
 ) -> Plan:
     """How the model is loaded. `quantize`: bits to quantise to while loading, None to leave the weights as they are."""
     own = own_settings(model, settings)
     batch = own.batch or settings.chat_batch
-    context = context_tokens(model, settings)
-    if model.kind == "chat":
-        # What fits alone: a longer one would never begin, and an answer of no stated length shall not ask for it.
-        context = memory.longest_tokens(needs, budget_bytes, context) or context
+    context = given_context(model, settings, needs, budget_bytes)
     answer = own.max_tokens or settings.max_tokens
     spec = pipe.EngineSpec(
         kind=model.kind,
@@ -135,14 +168,17 @@ _ORIENTATION = 0x0112
 def with_needs(
     models: list[ModelInfo], settings: Settings, budget_bytes: int, known: Mapping[tuple[str, int | None], Known]
 ) -> list[ModelInfo]:
-    """The models, each with what it needs for a small job. Reads their configs."""
+    """The models, each with what it needs for a small job and the longest conversation that it gets. Reads their
+    configs."""
     told = []
     for model in models:
+        facts: dict[str, object] = {"context_tokens": context_tokens(model, settings)}
         if model.complete:
             quantize = quantize_for(model, settings)
             needs = needs_of(model, quantize, settings, budget_bytes, known.get((model.name, quantize), NOTHING))
-            model = model.model_copy(update={"needs_bytes": needs.smallest_bytes})
-        told.append(model)
+            context = given_context(model, settings, needs, budget_bytes)
+            facts = {"needs_bytes": needs.smallest_bytes, "context_tokens": context}
+        told.append(model.model_copy(update=facts))
     return told
 
 

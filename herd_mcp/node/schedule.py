@@ -19,7 +19,7 @@ from herd_mcp.jobs import Failed, JobEvent, Progress
 from herd_mcp.node.admission import never
 from herd_mcp.node.caps import capped, queued
 from herd_mcp.node.events import Effect, Send, StartEngine, Tell
-from herd_mcp.node.lanes import Engine, Lane, Run, State, capacity_at
+from herd_mcp.node.lanes import Engine, Lane, Run, State, capacity_at, for_jobs_only
 from herd_mcp.node.room import Room, Wish, end, settle, turn_runs
 
 
@@ -119,7 +119,7 @@ def _warm(state: State, room: Room, lane: Lane, now: float) -> list[Effect]:
         lane.wanted = False
         drop(state, lane)
         return []
-    if state.draining or state.level in ("high", "critical"):
+    if state.draining or for_jobs_only(state.level):
         return []
     wish = Wish(lane.plan.needs.load_bytes, 1)
     if room.take(lane, wish):

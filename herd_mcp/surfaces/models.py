@@ -5,9 +5,10 @@ A model's id is its name, which may have a slash in it (`organisation/name`); an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -40,13 +41,21 @@ async def running(herd: TheHerd) -> Running:
     return Running(models=tuple(engine for node in await herd.nodes() for engine in node.engines))
 
 
+class HowToLoad(BaseModel):
+    """What stands behind the question mark. A model is loaded as the settings say and not as a caller does."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: bool = True
+
+
 @router.post("/api/models/{model_id:path}/load")
-async def load(model_id: str, herd: TheHerd, wait: bool = True) -> Response:
+async def load(model_id: str, herd: TheHerd, how: Annotated[HowToLoad, Query()]) -> Response:
     """Load a model and answer when it takes work; with `?wait=false` answer 202 at once.
 
-    503 with Retry-After and the numbers while there is no room for it.
+    503 with Retry-After and the numbers while there is no room for it. Other parameters are refused.
     """
-    model = await herd.load(model_id, wait=wait)
+    model = await herd.load(model_id, wait=how.wait)
     return JSONResponse(_told(model), status_code=200 if model.loaded else 202)
 
 

@@ -10,6 +10,8 @@ import stat
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.cli.program import SLOW_IMAGE, TINY_CHAT, Program, ended, interrupt, until
 
 
@@ -107,6 +109,18 @@ def test_a_node_that_belongs_to_a_pipe_ends_with_it(program: Program) -> None:
         until(lambda: program.record is not None)
         os.close(write)
         assert node.wait(20) == 0
+
+
+@pytest.mark.parametrize("stdin", ["null", "file"])
+def test_a_node_that_is_to_end_with_a_stdin_that_cannot_be_watched_ends_well(
+    program: Program, tmp_path: Path, stdin: str
+) -> None:
+    (tmp_path / "empty").touch()
+    with (Path(os.devnull) if stdin == "null" else tmp_path / "empty").open() as given:
+        node = program.start("up", "--until-eof", stdin=given, stdout=subprocess.DEVNULL)
+    with ended(node):
+        _, said = node.communicate(timeout=60)
+        assert (node.returncode, "is up" in said) == (0, True), said
 
 
 def test_a_detached_node_logs_to_a_file(program: Program) -> None:

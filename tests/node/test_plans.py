@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from herd_mcp.jobs import ErrorCode, HerdError, ImageRequest
 from herd_mcp.node import plans
 from herd_mcp.node.lanes import Plan
+from herd_mcp.node.measured import NOTHING, Known
 from herd_mcp.node.memory import Needs
 from herd_mcp.settings import GIB, load_settings
 from herd_mcp.state import ModelInfo
@@ -64,3 +67,47 @@ def test_an_image_that_a_picture_makes_too_large_is_refused() -> None:
     with pytest.raises(HerdError) as caught:
         plans.check_image(asked, image_model(), load_settings())
     assert (caught.value.info.code, "3072 px" in caught.value.info.message) == (ErrorCode.INVALID_REQUEST, True)
+
+
+def chat_model(folder: Path, context: int = 100_000) -> ModelInfo:
+    """One whose cache takes 128 KiB per token."""
+    config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+    config |= {"num_key_value_heads": 8, "vocab_size": 1000, "intermediate_size": 1000}
+    (folder / "config.json").write_text(json.dumps(config))
+    facts = {"name": "org/chat", "kind": "chat", "family": "llama", "source": "herd", "path": str(folder)}
+    return ModelInfo.model_validate(facts | {"bytes": GIB, "bits": 4, "complete": True, "context_tokens": context})
+
+
+async def test_a_list_tells_the_context_that_the_engine_is_given_and_not_the_longer_one_of_the_model(
+    tmp_path: Path,
+) -> None:
+    settings, budget = load_settings(), 4 * GIB
+    (told,) = plans.with_needs([chat_model(tmp_path)], settings, budget, {})
+    given = await plans.Plans(settings, tmp_path, budget).of(chat_model(tmp_path), None, NOTHING)
+    assert told.context_tokens == given.spec.context_tokens
+    assert told.context_tokens is not None
+    assert 1024 <= told.context_tokens < 30_000
+    (roomy,) = plans.with_needs([chat_model(tmp_path)], settings, 64 * GIB, {})
+    assert roomy.context_tokens == 100_000
+    again = await plans.Plans(settings, tmp_path, budget).of(told, None, NOTHING)
+    assert again == given, "planned from the list it is the same"
+
+
+async def test_a_plan_is_made_once_until_something_is_measured_or_the_disk_is_looked_at(tmp_path: Path) -> None:
+    made = plans.Plans(load_settings(), tmp_path, 64 * GIB)
+    model = chat_model(tmp_path)
+    first = await made.of(model, None, NOTHING)
+    (tmp_path / "config.json").unlink()
+    assert await made.of(model, None, NOTHING) is first
+    assert (await made.of(model, None, Known(weights_bytes=GIB + 1))).needs != first.needs
+    made.forget()
+    assert (await made.of(model, None, NOTHING)).needs != first.needs, "without its config it counts as another"
+
+
+async def test_a_plan_that_was_begun_before_a_look_at_the_disk_is_not_kept(tmp_path: Path) -> None:
+    made = plans.Plans(load_settings(), tmp_path, 64 * GIB)
+    model = chat_model(tmp_path)
+    late = asyncio.create_task(made.of(model, None, NOTHING))
+    await asyncio.sleep(0)
+    made.forget()
+    assert await made.of(model, None, NOTHING) is not await late

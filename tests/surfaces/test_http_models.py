@@ -111,6 +111,16 @@ async def test_who_does_not_wait_gets_202_and_finds_it_loaded_later(models: Http
     await models.http.post(f"/api/models/{IMAGE}/unload")
 
 
+@pytest.mark.parametrize("asked", ["quantize=4", "wait=false&bits=4"])
+async def test_a_load_that_asks_for_what_it_cannot_get_is_refused_and_loads_nothing(
+    models: HttpNode, asked: str
+) -> None:
+    await models.http.post(f"/api/models/{IMAGE}/unload")
+    answer = await models.http.post(f"/api/models/{IMAGE}/load?{asked}")
+    assert (answer.status_code, asked.split("&")[-1].split("=")[0] in answer.json()["error"]) == (400, True)
+    assert IMAGE not in await running(models)
+
+
 @pytest.mark.parametrize(
     ("headers", "waits"),
     [
