@@ -165,10 +165,10 @@ def _ledger(node: NodeState) -> list[Recommendation]:
 
 def _seen(estimate: Estimate) -> str:
     if not estimate.held_bytes:
-        seen = f"Its work was seen to take {estimate.factor:.1f} times what was computed"
+        seen = f"Its work was seen to take up to {estimate.factor:.1f} times what was computed"
     else:
         seen = f"Its process was ended for holding more than was computed, and gets {estimate.held_bytes / GIB:.1f} GiB"
-        seen += f" and {estimate.factor:.1f} times the computed work"
+        seen += f" and up to {estimate.factor:.1f} times the computed work"
     return f"{seen}; so much is reserved for it from now on."
 
 

@@ -95,7 +95,9 @@ class Estimate(Frozen):
     model: str
     quantize: int | None = None
     factor: float
-    """Measured work by computed work; reservations of this model are multiplied by it."""
+    """Measured work by computed work, the largest of `by_work_mib`."""
+    by_work_mib: dict[int, float] = Field(default_factory=dict)
+    """The factors that reservations of this model are multiplied by, each for computed work below so many MiB."""
     held_bytes: int = 0
     """What is reserved for an engine without work, where one was ended for holding more than was computed."""
     measured_at: float

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from herd_mcp.jobs import ErrorCode, HerdError, Job
 from herd_mcp.node.measured import Known
+from herd_mcp.node.shapes import Factors
 from herd_mcp.pipe import CacheShape
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ MIGRATIONS: tuple[str, ...] = (
         cache TEXT NOT NULL, held_bytes INTEGER NOT NULL, measured_at REAL NOT NULL, PRIMARY KEY (model, quantize)
     ) STRICT;
     """,
+    """
+    ALTER TABLE measured DROP COLUMN factor;
+    ALTER TABLE measured ADD COLUMN factors TEXT NOT NULL DEFAULT '[]';
+    """,
 )
 
 NOT_THE_FILE = frozenset(
@@ -73,12 +78,12 @@ node=excluded.node, job=excluded.job
 
 
 _MEASURED = """
-INSERT OR REPLACE INTO measured (model, quantize, factor, weights_bytes, cache, held_bytes, measured_at)
+INSERT OR REPLACE INTO measured (model, quantize, factors, weights_bytes, cache, held_bytes, measured_at)
 VALUES (?,?,?,?,?,?,?)
 """
 """Quantised to 0 bits is as it came."""
 
-_SELECT_MEASURED = "SELECT model, quantize, factor, weights_bytes, cache, held_bytes, measured_at FROM measured"
+_SELECT_MEASURED = "SELECT model, quantize, factors, weights_bytes, cache, held_bytes, measured_at FROM measured"
 
 _Write = tuple[str, Sequence[Any], "asyncio.Future[None]"]
 
@@ -116,15 +121,16 @@ class History:
     def write_measured(self, model: str, quantize: int | None, known: Known) -> None:
         """Queue what was measured of a model. That it could not be written is not worth more than a line in the log."""
         cache = known.cache.model_dump_json() if known.cache else ""
-        row = (model, quantize or 0, known.factor, known.weights_bytes, cache, known.held_bytes, known.measured_at)
+        factors = json.dumps(known.factors)
+        row = (model, quantize or 0, factors, known.weights_bytes, cache, known.held_bytes, known.measured_at)
         self._put(_MEASURED, row).add_done_callback(lambda future: future.cancelled() or future.exception())
 
     async def measured(self) -> list[tuple[str, int | None, Known]]:
         """Everything that was ever measured. Raises HerdError(disk)."""
         rows = await self.read(lambda connection: connection.execute(_SELECT_MEASURED).fetchall())
         return [
-            (model, quantize or None, Known(factor, weights, _shape(cache), held, at))
-            for model, quantize, factor, weights, cache, held, at in rows
+            (model, quantize or None, Known(_factors(factors), weights, _shape(cache), held, at))
+            for model, quantize, factors, weights, cache, held, at in rows
         ]
 
     def _put(self, statement: str, row: Sequence[Any]) -> asyncio.Future[None]:
@@ -321,6 +327,16 @@ def _shape(text: str) -> CacheShape | None:
         return CacheShape.model_validate_json(text) if text else None
     except ValidationError:
         return None
+
+
+_FACTORS: TypeAdapter[Factors] = TypeAdapter(tuple[tuple[int, FiniteFloat], ...])
+
+
+def _factors(text: str) -> Factors:
+    try:
+        return _FACTORS.validate_json(text)
+    except ValidationError:
+        return ()
 
 
 def _move_aside(path: Path) -> Path:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from herd_mcp import pipe
-from herd_mcp.node.lanes import EngineKey, State
+from herd_mcp.node.lanes import Engine, EngineKey, Lane, State
 from herd_mcp.node.measured import Known, Measurements
 from herd_mcp.node.relief import overgrown
 
@@ -27,10 +27,14 @@ class Learning:
             self._tell(key, self.measured.ready(key.model, key.quantize, message, now))
         elif isinstance(message, pipe.Done) and lane is not None:
             self._tell(key, self.measured.done(key.model, key.quantize, lane.plan.needs, message.facts, now))
-        elif isinstance(message, pipe.RunFailed) and message.error.details.get("out_of_memory") is True:
-            engine = lane.engine if lane else None
+        elif (
+            isinstance(message, pipe.RunFailed)
+            and lane is not None
+            and message.error.details.get("out_of_memory") is True
+        ):
+            engine = lane.engine
             if engine is not None and not engine.condemned:  # the first of its runs; the others die of the same
-                self._tell(key, self.measured.died(key.model, key.quantize, now))
+                self._died(key, lane, engine, now)
 
     def exiting(self, key: EngineKey, generation: int) -> None:
         """An engine is gone, which the state does not know yet. One that died while it worked, unasked, may have taken
@@ -49,7 +53,11 @@ class Learning:
                 self._tell(key, self.measured.held_less(key.model, key.quantize, engine.most_bytes, now))
             return
         if engine.running:
-            self._tell(key, self.measured.died(key.model, key.quantize, now))
+            self._died(key, lane, engine, now)
+
+    def _died(self, key: EngineKey, lane: Lane, engine: Engine, now: float) -> None:
+        sizes = [run.size for run in engine.running.values()]
+        self._tell(key, self.measured.died(key.model, key.quantize, lane.plan.needs, sizes, now))
 
     def _tell(self, key: EngineKey, known: Known | None) -> None:
         if known is not None:

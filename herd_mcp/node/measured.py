@@ -1,38 +1,37 @@
-"""What engines were seen to take, against what was computed: the factor that corrects the next plan. Pure.
+"""What engines were seen to take, against what was computed: the factors that correct the next plan. Pure.
 
-A peak above what was computed raises the factor at once, one below lowers it by a part, so that one odd run is not for
-ever. The death of an engine that worked raises it too, since the system may have ended it for its memory.
+There is one for each shape of work (`shapes.py`). A peak above what was expected raises it at once, one below lowers it
+by a part, so that one odd run is not for ever. The death of an engine that worked raises it too, since the system may
+have ended it for its memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from herd_mcp import pipe
 from herd_mcp.node.memory import Needs
+from herd_mcp.node.shapes import SMALL_BYTES, Factors, factor_at, shape_of, with_factor
 from herd_mcp.pipe import CacheShape
 from herd_mcp.settings import MIB
 from herd_mcp.state import Estimate
 
 RAISE, MOST, LEAST = 1.5, 4.0, 0.25
-"""By how much a death raises the factor, and its bounds."""
+"""By how much a death raises a factor, and its bounds."""
 DRIFT_DOWN = 0.2
 """How far one measurement brings the factor down to it. Up it goes at once: too little is what kills."""
 
 FORGOTTEN = 1.1
 """What an engine was ended for, by what later ones held: below that it is no longer kept."""
 
-SMALL_BYTES = 64 * MIB
-"""Added to both sides: a short chat takes so little that its peak says nothing of a long one."""
-
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """Of one model, quantised to so many bits while loading."""
 
-    factor: float = 1.0
-    """Work and what was computed for it: a multiple of 1 until something was measured."""
+    factors: Factors = ()
+    """Work by what was computed for it, of each shape that was measured."""
     weights_bytes: int = 0
     """As loaded; 0 while unknown."""
     cache: CacheShape | None = None
@@ -62,7 +61,7 @@ class Measurements:
     def done(
         self, model: str, quantize: int | None, needs: Needs, facts: pipe.ChatFacts | pipe.ImageFacts, now: float
     ) -> Known | None:
-        """A run has ended and told a peak. `needs` as planned, with the factor of that time in it."""
+        """A run has ended and told a peak. `needs` as planned."""
         peak = facts.peak
         if peak is None:
             return None
@@ -70,18 +69,20 @@ class Measurements:
         if longest <= 0 or peak.rows <= 0:
             return None
         before = self.get(model, quantize)
-        computed = needs.work_for([longest] * peak.rows) / needs.factor
+        computed = needs.computed_for([longest] * peak.rows)
         # What stays is known and not corrected: weights, caches, kept conversations.
         stays = before.weights_bytes + needs.caches_for([longest] * peak.rows) + peak.prompt_cache_bytes
         seen = _bounded((max(peak.peak_bytes - stays, 0) + SMALL_BYTES) / (computed + SMALL_BYTES))
-        step = 1.0 if seen > before.factor else DRIFT_DOWN
-        factor = before.factor + step * (seen - before.factor)
-        return self._put(model, quantize, before, replace(before, factor=factor), now)
+        shape = shape_of(computed)
+        factor = factor_at(before.factors, shape)
+        factor += (1.0 if seen > factor else DRIFT_DOWN) * (seen - factor)
+        return self._put(model, quantize, before, _with(before, shape, factor), now)
 
-    def died(self, model: str, quantize: int | None, now: float) -> Known | None:
-        """An engine died while it worked."""
+    def died(self, model: str, quantize: int | None, needs: Needs, sizes: Sequence[int], now: float) -> Known | None:
+        """An engine died while it worked on jobs of these sizes. `needs` as planned."""
         before = self.get(model, quantize)
-        return self._put(model, quantize, before, replace(before, factor=_bounded(before.factor * RAISE)), now)
+        shape = shape_of(needs.computed_for(sizes))
+        return self._put(model, quantize, before, _with(before, shape, RAISE * factor_at(before.factors, shape)), now)
 
     def outgrown(self, model: str, quantize: int | None, held_bytes: int, now: float) -> Known | None:
         """An engine was ended for what it held: the next is given as much from the beginning. `held_bytes` without
@@ -108,7 +109,8 @@ class Measurements:
     def load(self, rows: Iterable[tuple[str, int | None, Known]]) -> None:
         """What was stored."""
         for model, quantize, known in rows:
-            self.known[model, quantize] = replace(known, factor=_bounded(known.factor))
+            factors = tuple((shape, _bounded(factor)) for shape, factor in known.factors)
+            self.known[model, quantize] = replace(known, factors=factors)
 
     def estimates(self) -> tuple[Estimate, ...]:
         """For whoever asks the node, those that say something."""
@@ -116,7 +118,8 @@ class Measurements:
             Estimate(
                 model=model,
                 quantize=quantize,
-                factor=round(known.factor, 3),
+                factor=round(max((factor for _, factor in known.factors), default=1.0), 3),
+                by_work_mib={2**shape // MIB: round(factor, 3) for shape, factor in known.factors},
                 held_bytes=known.held_bytes,
                 measured_at=known.measured_at,
             )
@@ -125,11 +128,22 @@ class Measurements:
 
     def _put(self, model: str, quantize: int | None, before: Known, after: Known, now: float) -> Known | None:
         if after == before or (
-            abs(after.factor - before.factor) < 0.01 and replace(after, factor=before.factor) == before
+            _near(after.factors, before.factors) and replace(after, factors=before.factors) == before
         ):
             return None
         self.known[model, quantize] = replace(after, measured_at=now)
         return self.known[model, quantize]
+
+
+def _with(known: Known, shape: int, factor: float) -> Known:
+    return replace(known, factors=with_factor(known.factors, shape, _bounded(factor)))
+
+
+def _near(after: Factors, before: Factors) -> bool:
+    """Whether nothing is known now that is worth keeping."""
+    return len(after) == len(before) and all(
+        abs(new - old) < 0.01 for (_, new), (_, old) in zip(after, before, strict=True)
+    )
 
 
 def _bounded(factor: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from herd_mcp.jobs import ErrorCode, HerdError, Kind
 from herd_mcp.node import sizes
+from herd_mcp.node.shapes import Factors, corrected
 from herd_mcp.pipe import CACHE_SPARE_TOKENS, PREFILL_BATCH, PREFILL_CHUNK_TOKENS, CacheShape
 from herd_mcp.settings import GIB, MIB, Settings
 
@@ -61,8 +62,8 @@ class Needs:
     """Chat: per such token and token of its sequence."""
     copies: float = 0.0
     """Chat: the part of the caches that is there twice while a batch grows."""
-    factor: float = 1.0
-    """What work was multiplied by: measured by computed."""
+    factors: Factors = ()
+    """By what work is multiplied: measured by computed, for small and large work."""
     proof_bytes: int = 0
     """Of load_bytes: work that is done while loading, and never beside other work."""
     prompt_cache_bytes: int = 0
@@ -85,6 +86,10 @@ class Needs:
 
     def work_for(self, sizes: Sequence[int]) -> int:
         """Of these, what is there during a step."""
+        return corrected(self.factors, self.computed_for(sizes))
+
+    def computed_for(self, sizes: Sequence[int]) -> int:
+        """The same before what was measured corrects it."""
         if not sizes:
             return 0
         rows, longest = len(sizes), max(sizes)
@@ -144,10 +149,10 @@ def chat_needs(
     prompt_cache_bytes: int,
     fused: bool,
     cache: CacheShape | None = None,
-    factor: float = 1.0,
+    factors: Factors = (),
 ) -> Needs:
     """Of a chat model. `fused`: the device has fused attention. `cache`: as measured, instead of as computed.
-    `factor`: measured work by computed work."""
+    `factors`: measured work by computed work."""
     work = sizes.work(config, fused=fused)
     shape = cache or sizes.cache_shape(config)
     step = PREFILL_BATCH * PREFILL_CHUNK_TOKENS * work.token_bytes
@@ -155,19 +160,19 @@ def chat_needs(
     return Needs(
         load_bytes=PROCESS_BYTES["chat"] + weights_bytes + prompt_cache_bytes + freed,
         # A window holds the tokens of a step besides, until the next.
-        token_bytes=factor * (work.token_bytes + shape.window_token_bytes),
-        pair_bytes=factor * work.pair_bytes,
-        row_bytes=factor * work.row_bytes,
-        copies=factor * min(1.0, COPIED_LAYERS / sizes.layers(config)),
+        token_bytes=work.token_bytes + shape.window_token_bytes,
+        pair_bytes=work.pair_bytes,
+        row_bytes=work.row_bytes,
+        copies=min(1.0, COPIED_LAYERS / sizes.layers(config)),
         cache=shape,
-        factor=factor,
+        factors=factors,
         prompt_cache_bytes=prompt_cache_bytes,
         freed_bytes=freed,
     )
 
 
-def image_needs(family: str, weights_bytes: int, *, builtin: bool, factor: float = 1.0) -> Needs:
-    """Of an image model: `weights_bytes` as they lie in memory. `factor`: as for chats."""
+def image_needs(family: str, weights_bytes: int, *, builtin: bool, factors: Factors = ()) -> Needs:
+    """Of an image model: `weights_bytes` as they lie in memory. `factors`: as for chats."""
     work, px, strip = ENCODER_BYTES, DECODE_PX_BYTES, 0
     if builtin:
         work, px, strip = BUILTIN_WORK_BYTES, BUILTIN_PX_BYTES, BUILTIN_STRIP_BYTES
@@ -177,10 +182,10 @@ def image_needs(family: str, weights_bytes: int, *, builtin: bool, factor: float
     freed = LEAST_FREED_BYTES if builtin else min(max(proof // FREED_SHARE, LEAST_FREED_BYTES), MOST_FREED_BYTES)
     return Needs(
         load_bytes=PROCESS_BYTES["image"] + weights_bytes + freed + proof,
-        work_bytes=int(factor * work),
-        px_bytes=factor * px,
-        strip_bytes=factor * strip,
-        factor=factor,
+        work_bytes=work,
+        px_bytes=px,
+        strip_bytes=strip,
+        factors=factors,
         proof_bytes=proof,
         freed_bytes=freed,
     )

@@ -28,7 +28,8 @@ def needs_of(model: ModelInfo, quantize: int | None, settings: Settings, budget:
     needs = _needs(model, quantize, settings, budget, known)
     if needs.smallest_bytes <= budget:
         return needs
-    usual = _needs(model, quantize, settings, budget, replace(known, factor=min(known.factor, 1.0), held_bytes=0))
+    as_computed = tuple((shape, min(factor, 1.0)) for shape, factor in known.factors)
+    usual = _needs(model, quantize, settings, budget, replace(known, factors=as_computed, held_bytes=0))
     if usual.smallest_bytes > budget:
         return needs
     # What was seen may have been an accident, which only another run can show: it gets all there is.
@@ -40,7 +41,7 @@ def _needs(model: ModelInfo, quantize: int | None, settings: Settings, budget: i
     if abs(known.weights_bytes - weights_bytes) < weights_bytes * SAME_FILES:
         weights_bytes = known.weights_bytes
     if model.kind == "image":
-        needs = memory.image_needs(model.family, weights_bytes, builtin=model.builtin, factor=known.factor)
+        needs = memory.image_needs(model.family, weights_bytes, builtin=model.builtin, factors=known.factors)
     else:
         needs = memory.chat_needs(
             chat_config(Path(model.path)),
@@ -48,7 +49,7 @@ def _needs(model: ModelInfo, quantize: int | None, settings: Settings, budget: i
             prompt_cache_bytes=memory.prompt_cache_share(settings.prompt_cache_bytes, budget, builtin=model.builtin),
             fused=FUSED,
             cache=known.cache,
-            factor=known.factor,
+            factors=known.factors,
         )
     return replace(needs, load_bytes=max(needs.load_bytes, known.held_bytes))
 

@@ -23,7 +23,8 @@ from herd_mcp.jobs import (
     Timings,
     Usage,
 )
-from herd_mcp.node.history import History
+from herd_mcp.node.history import MIGRATIONS, History
+from herd_mcp.node.measured import Known
 from herd_mcp.node.statistics import day_figures, image_stats
 
 
@@ -110,6 +111,21 @@ async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> No
         await History.open(path)
     assert "newer herd-mcp" in caught.value.info.message
     assert path.is_file()
+
+
+async def test_a_database_of_an_older_version_is_taken_on(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "herd.db")) as old:
+        for number, script in enumerate(MIGRATIONS[:2], 1):
+            old.executescript(f"{script}; PRAGMA user_version = {number};")
+        old.execute("INSERT INTO measured VALUES ('m', 8, 1.5, 7, '', 9, 3.0)")
+        old.commit()
+    history = await History.open(tmp_path / "herd.db")
+    assert await history.measured() == [("m", 8, Known(weights_bytes=7, held_bytes=9, measured_at=3.0))]
+    history.write_measured("m", 8, Known(factors=((30, 1.5),)))
+    await history.close()
+    again = await History.open(tmp_path / "herd.db")
+    assert await again.measured() == [("m", 8, Known(factors=((30, 1.5),)))]
+    await again.close()
 
 
 async def test_one_row_that_cannot_be_read_spoils_no_statistics(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from herd_mcp.node.learning import Learning
 from herd_mcp.node.measured import Known
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.needs import needs_of
+from herd_mcp.node.shapes import LARGEST
 from herd_mcp.settings import GIB, load_settings
 from herd_mcp.state import ModelInfo
 from tests.node.test_decide import LIMITS, begun, new_state, plan_of, play, ready, submit
@@ -21,6 +22,7 @@ from tests.node.test_decide import LIMITS, begun, new_state, plan_of, play, read
 KEY = EngineKey("a")
 PLAN = plan_of("a", Needs(4 * GIB))
 BUDGET = 10 * GIB
+FOUR_TIMES = ((LARGEST, 4.0),)
 
 
 def engine_of(state: State) -> Engine:
@@ -50,7 +52,7 @@ def test_an_engine_that_says_that_it_ran_out_of_memory_teaches_once_however_many
         learning.heard(KEY, message)
         play(state, Heard(KEY, engine_of(state).generation, message))
     learning.exiting(KEY, engine_of(state).generation)
-    assert learning.measured.get("a", None).factor == 1.5
+    assert [factor for _, factor in learning.measured.get("a", None).factors] == [1.5]
 
 
 def test_what_an_engine_was_ended_for_is_given_back_by_parts_when_the_next_ones_hold_less() -> None:
@@ -76,12 +78,12 @@ def model(bytes_: int) -> ModelInfo:
     return ModelInfo.model_validate(facts | {"bytes": bytes_, "bits": 4})
 
 
-@pytest.mark.parametrize("known", [Known(held_bytes=11 * GIB), Known(factor=4.0), Known(factor=4.0, held_bytes=GIB)])
+@pytest.mark.parametrize("known", [Known(held_bytes=11 * GIB), Known(FOUR_TIMES), Known(FOUR_TIMES, held_bytes=GIB)])
 def test_what_was_seen_alone_refuses_no_model_but_gives_it_all_there_is(known: Known) -> None:
     settings = load_settings(prompt_cache_bytes=0)
     fits = needs_of(model(GIB), None, settings, BUDGET)
     budget = fits.smallest_bytes + 1
     seen = needs_of(model(GIB), None, settings, budget, known)
     assert seen.smallest_bytes == budget
-    assert seen.factor == 1.0
+    assert [factor for _, factor in seen.factors] == [1.0] * len(known.factors)
     assert needs_of(model(11 * GIB), None, settings, budget, known).smallest_bytes > budget, "its files alone do"

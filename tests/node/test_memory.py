@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from herd_mcp.node import memory
 from herd_mcp.node.memory import Needs, budget_bytes, chat_needs, image_needs, loaded_bytes, longest_tokens
+from herd_mcp.node.shapes import LARGEST
 from herd_mcp.pipe import CACHE_SPARE_TOKENS
 from herd_mcp.settings import GIB, MIB, load_settings
 
@@ -46,7 +47,7 @@ def test_kept_conversations_take_a_part_of_the_budget_and_never_more_than_the_se
 
 
 def needs_of(config: dict[str, object], fused: bool = True, factor: float = 1.0) -> Needs:
-    return chat_needs(config, 5 * GIB, prompt_cache_bytes=256 * MIB, fused=fused, factor=factor)
+    return chat_needs(config, 5 * GIB, prompt_cache_bytes=256 * MIB, fused=fused, factors=((LARGEST, factor),))
 
 
 def test_a_batch_costs_as_many_times_its_longest_sequence() -> None:

@@ -110,4 +110,5 @@ async def test_a_plan_that_was_begun_before_a_look_at_the_disk_is_not_kept(tmp_p
     late = asyncio.create_task(made.of(model, None, NOTHING))
     await asyncio.sleep(0)
     made.forget()
-    assert await made.of(model, None, NOTHING) is not await late
+    old = await late
+    assert await made.of(model, None, NOTHING) is not old
