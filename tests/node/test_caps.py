@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from herd_mcp import pipe
-from herd_mcp.jobs import ChatRequest, Completed, ErrorInfo, ImageRequest, ImageResult, Queued
+from herd_mcp.jobs import ChatRequest, Completed, ErrorCode, ErrorInfo, ImageRequest, ImageResult, Queued
 from herd_mcp.node.events import Cancel, Effect, Event, Heard, Measured, Refuse, Release, Send, Submit, Tell, Tick
 from herd_mcp.node.lanes import EngineKey, Plan, State
 from herd_mcp.node.memory import Needs
@@ -136,6 +136,19 @@ def test_a_picture_that_was_accepted_waits_until_memory_is_back_is_told_why_and_
     back = play(state, Measured("normal"))
     assert begun(back) == [state.runs["large"].number]
     assert queued(back, "large") == [""]
+
+
+def test_a_chat_that_turns_out_longer_than_it_was_taken_for_waits_too_if_it_is_too_long_now() -> None:
+    state = at("normal")
+    play(state, talk(15_000, 100), Release("j"))
+    (run,) = begun(ready(state, "c"))
+    play(state, Measured("high"))
+    engine = state.lanes[EngineKey("c")].engine
+    assert engine is not None
+    error = ErrorInfo(code=ErrorCode.INSUFFICIENT_MEMORY, message="longer", details={"prompt_tokens": 9000})
+    longer = pipe.RunFailed(run=run, error=error)
+    assert begun(play(state, Heard(EngineKey("c"), engine.generation, longer))) == []
+    assert len(begun(play(state, Measured("normal")))) == 1
 
 
 def test_a_picture_goes_on_that_was_begun_before() -> None:
