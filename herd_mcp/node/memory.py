@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from herd_mcp.jobs import ErrorCode, HerdError, Kind
 from herd_mcp.node import sizes
 from herd_mcp.node.shapes import Factors, corrected
+from herd_mcp.node.state_space import StateWork
 from herd_mcp.pipe import CACHE_SPARE_TOKENS, PREFILL_BATCH, PREFILL_CHUNK_TOKENS, CacheShape
 from herd_mcp.settings import GIB, MIB, Settings
 
@@ -60,6 +61,8 @@ class Needs:
     """Chat: per token of the prompts that are computed in one step."""
     pair_bytes: float = 0.0
     """Chat: per such token and token of its sequence."""
+    states: StateWork | None = None
+    """Chat: of layers that keep a state instead of tokens."""
     copies: float = 0.0
     """Chat: the part of the caches that is there twice while a batch grows."""
     factors: Factors = ()
@@ -70,6 +73,8 @@ class Needs:
     """Of load_bytes: kept conversations."""
     freed_bytes: int = 0
     """Of load_bytes: freed buffers that MLX may keep."""
+    active: float = 1.0
+    """Chat: the part of the weights that one token passes."""
 
     def bytes_for(self, sizes: Iterable[int]) -> int:
         """With these jobs running: tokens of each chat (prompt and answer), or pixels of each image.
@@ -94,9 +99,14 @@ class Needs:
             return 0
         rows, longest = len(sizes), max(sizes)
         work = self.work_bytes + self.px_bytes * longest + self.strip_bytes * _strip_px(longest)
-        step = min(rows, PREFILL_BATCH) * min(longest, PREFILL_CHUNK_TOKENS)
-        work += step * (self.token_bytes + self.pair_bytes * longest) + self.row_bytes * rows
-        return int(work + self.copies * self.caches_for(sizes))
+        prompts, tokens = min(rows, PREFILL_BATCH), min(longest, PREFILL_CHUNK_TOKENS)
+        step = prompts * tokens * (self.token_bytes + self.pair_bytes * longest)
+        if self.states:
+            step = max(step, self.states.layer_bytes(prompts, tokens)) + self.states.held_bytes(prompts, tokens)
+        work += step
+        # A step of prompts copies caches of these; that of the others grows when they take part, after it.
+        caches = self.copies * self.caches_for(sizes)
+        return int(max(work + caches * prompts / rows, caches) + self.row_bytes * rows)
 
     @property
     def smallest_bytes(self) -> int:
@@ -163,11 +173,13 @@ def chat_needs(
         token_bytes=work.token_bytes + shape.window_token_bytes,
         pair_bytes=work.pair_bytes,
         row_bytes=work.row_bytes,
+        states=work.states,
         copies=min(1.0, COPIED_LAYERS / sizes.layers(config)),
         cache=shape,
         factors=factors,
         prompt_cache_bytes=prompt_cache_bytes,
         freed_bytes=freed,
+        active=sizes.active_part(config),
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from herd_mcp.jobs import ChatRequest
+from herd_mcp.node import state_space
+from herd_mcp.node.state_space import Kind, StateLayer, StateWork
 from herd_mcp.pipe import CacheShape
 from herd_mcp.settings import MOST_BYTES
 
@@ -58,6 +60,8 @@ class Work:
     """Per such token and token that it looks back to; 0 where attention is fused."""
     row_bytes: int
     """Per sequence of a step: the logits."""
+    states: StateWork | None = None
+    """Of layers that keep a state, where there are some."""
 
 
 def text_part(config: Config) -> Config:
@@ -94,6 +98,20 @@ def layers(config: Config) -> int:
     return max(1, len(_layer_kinds(text_part(config))))
 
 
+EXPERTS_PART = 0.9
+"""Of the weights of a model with experts, those that are theirs: the rest every token passes."""
+
+
+def active_part(config: Config) -> float:
+    """The part of the weights that one token passes: all, but for a model with experts."""
+    part = text_part(config)
+    experts = _int(part, "num_experts", "num_local_experts", "n_routed_experts")
+    chosen = _int(part, "num_experts_per_tok", "num_experts_per_token", "moe_topk")
+    if not experts or not chosen:
+        return 1.0
+    return 1 - EXPERTS_PART + EXPERTS_PART * min(chosen / experts, 1.0)
+
+
 def work(config: Config, *, fused: bool) -> Work:
     """What a step takes. `fused`: the device has fused attention for the usual widths of a head (Metal has)."""
     part = text_part(config)
@@ -108,10 +126,12 @@ def work(config: Config, *, fused: bool) -> Work:
         pairs *= 3
     if _int(part, "kv_lora_rank"):  # the rotary part has scores of its own, which come in as a mask
         pairs *= 2
+    count = sum(kind in ("state", "both") for kind in _layer_kinds(part))
     return Work(
         token_bytes=each * (HIDDEN_COPIES * hidden + QUERY_COPIES * queries + INNER_COPIES * inner),
         pair_bytes=each * pairs + MASK_BYTES,
         row_bytes=each * LOGIT_COPIES * _int(part, "vocab_size"),
+        states=state_space.work(_state_layer(part), count, hidden, each, fused=fused) if count else None,
     )
 
 
@@ -193,9 +213,9 @@ def _layer(part: Config, kind: str) -> _Layer:
     if kind == "none":
         return _Layer()
     if kind == "state":
-        return _Layer(fixed_bytes=_state_bytes(part))
+        return _Layer(fixed_bytes=_state_layer(part).kept_bytes)
     if kind == "both":
-        return _Layer(_attention_numbers(part, windowed=False), fixed_bytes=_state_bytes(part))
+        return _Layer(_attention_numbers(part, windowed=False), fixed_bytes=_state_layer(part).kept_bytes)
     return _Layer(_attention_numbers(part, windowed=kind == "window"), windowed=kind == "window")
 
 
@@ -216,27 +236,23 @@ def _attention_numbers(part: Config, *, windowed: bool) -> int:
     return 2 * heads * dim
 
 
-def _state_bytes(part: Config) -> int:
-    """Of one layer that keeps a state instead of tokens: the last inputs of its convolution, and the state, which
-    mlx-lm computes in 4 bytes where it matters."""
-    inner, state, kernel, groups = 0, 0, 4, 0
+def _state_layer(part: Config) -> StateLayer:
+    """One layer that keeps a state instead of tokens."""
     if value_heads := _int(part, "linear_num_value_heads"):  # gated delta net
         keys = _int(part, "linear_num_key_heads") * _int(part, "linear_key_head_dim")
         values = value_heads * _int(part, "linear_value_head_dim")
-        inner, groups = values + 2 * keys, 0
-        state = values * _int(part, "linear_key_head_dim")
         kernel = _int(part, "linear_conv_kernel_dim") or 4
-    elif width := _int(part, "conv_L_cache"):  # lfm2
-        inner, kernel = _hidden(part), width
-    else:
-        heads = _int(part, "mamba_n_heads", "mamba_num_heads", "num_heads")
-        inner = heads * _int(part, "mamba_d_head", "mamba_head_dim", "head_dim")
-        inner = inner or _int(part, "mamba_d_ssm") or (_int(part, "mamba_expand", "expand") or 2) * _hidden(part)
-        size = _int(part, "mamba_d_state", "ssm_state_size", "state_size") or 128
-        kernel = _int(part, "mamba_d_conv", "conv_kernel") or 4
-        groups = 2 * (_int(part, "mamba_n_groups", "n_groups") or 1) * size
-        state = inner * size
-    return 4 * (state + (kernel - 1) * (inner + groups))
+        return StateLayer("delta", values, values + 2 * keys, kernel, state=_int(part, "linear_key_head_dim"))
+    if width := _int(part, "conv_L_cache"):  # lfm2
+        return StateLayer("convolution", _hidden(part), _hidden(part), width, state=0)
+    heads = _int(part, "mamba_n_heads", "mamba_num_heads", "num_heads")
+    inner = heads * _int(part, "mamba_d_head", "mamba_head_dim", "head_dim")
+    inner = inner or _int(part, "mamba_d_ssm") or (_int(part, "mamba_expand", "expand") or 2) * _hidden(part)
+    size = _int(part, "mamba_d_state", "ssm_state_size", "state_size") or 128
+    groups = _int(part, "mamba_n_groups", "n_groups") or 1
+    kernel = _int(part, "mamba_d_conv", "conv_kernel") or 4
+    kind: Kind = "mamba2" if heads else "jamba" if part.get("model_type") == "jamba" else "mamba"
+    return StateLayer(kind, inner, inner + 2 * groups * size, kernel, size, heads)
 
 
 # ── Names in configs ──────────────────────────────────────────────────────────────────────────────────────────────────

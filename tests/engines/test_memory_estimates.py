@@ -20,7 +20,7 @@ def test_weights_are_within_a_tenth_and_peaks_within_a_fifth(tmp_path: Path, cas
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("case", [case for case in CASES if case not in QUICK[2:3]], ids=str)
 def test_so_they_are_in_larger_batches_and_longer_chats(tmp_path: Path, case: Case) -> None:
     check(chat(tmp_path, case))

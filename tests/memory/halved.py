@@ -28,6 +28,7 @@ def halved(needs_of: Callable[..., Needs]) -> Callable[..., Needs]:
             load_bytes=needs.load_bytes // 2,
             work_bytes=needs.work_bytes // 2,
             proof_bytes=needs.proof_bytes // 2,
+            states=needs.states and type(needs.states)(*(part / 2 for part in dataclasses.astuple(needs.states))),
             **{part: getattr(needs, part) / 2 for part in parts},
         )
 
