@@ -16,11 +16,17 @@ def main(scratch: Path) -> None:
         sys.stdout.write(f"{step['seconds']:6.2f} s  {step['what']}: {step['outcome'][:90]}\n")
     assert {model["name"] for model in report["models"]} == {"herd-tiny-chat", "herd-tiny-image"}
     assert report["chat"], "there was no answer"
-    assert report["stats"]["completed"] == 2, report["stats"]
-    assert report["health"]["vitals"]["nodes_online"] == 1, report["health"]
+    assert (report["stats"]["completed"], report["stats"]["absent"]) == (5, ["mac-2"]), report["stats"]
+    first, later = report["images"][:2], report["images"][2:]
+    assert {image["node"] for image in first} == {"mac-1", "mac-2"}, f"the images were not spread: {first}"
+    again = [image for image in later if image["job_id"] == report["killed"]["job_id"]]
+    tried = [(attempt["node"], attempt["outcome"]) for attempt in again[0]["placement"]["attempts"]]
+    assert tried == [("mac-2", "node_lost"), ("mac-1", "completed")], tried
+    vitals = report["health"]["vitals"]
+    assert (vitals["nodes_total"], vitals["nodes_online"]) == (2, 1), vitals
 
     pictures = sorted((scratch / "here" / "herd-demo").glob("*.png"))
-    assert len(pictures) == len(report["files"]) == 2, f"two images were expected in ./herd-demo, found {pictures}"
+    assert len(pictures) == len(report["files"]) == 4, f"four images were expected in ./herd-demo, found {pictures}"
     for picture in pictures:
         with Image.open(picture) as image:
             image.load()

@@ -1,6 +1,6 @@
 """The vocabulary: what can be asked, what happens to it, and how it ends.
 
-Everything that crosses a room of the house (surface, herd, node, engine, later the wire between nodes) is one of these
+Everything that crosses a room of the house (surface, herd, node, engine, the wire between nodes) is one of these
 frozen models. A surface turns its dialect into a request and `JobEvent`s back into its dialect.
 """
 
@@ -64,6 +64,7 @@ class ErrorCode(StrEnum):
     NOT_BUILT_YET = "not_built_yet"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    LOCAL_NETWORK_DENIED = "local_network_denied"
     TOO_LARGE = "too_large"
     INTERNAL = "internal"
 
@@ -271,6 +272,15 @@ def _chars_of_message(message: Message) -> int:
     return calls + sum(len(text) for text in texts if text)
 
 
+def prompt_bytes(request: ChatRequest) -> int:
+    """What a conversation says, in bytes of UTF-8, names and ids left out: by it the tokens of a prompt are estimated
+    (`ChatRates.tokens_per_byte`), where nobody has a tokenizer."""
+    texts = [text for message in request.messages for text in (message.content, message.reasoning) if text]
+    texts += [call.arguments for message in request.messages for call in message.tool_calls]
+    texts += [f"{tool.description}{json.dumps(tool.parameters, ensure_ascii=False)}" for tool in request.tools]
+    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+
+
 def _chars_of_tool(tool: Tool) -> int:
     return len(tool.description) + len(json.dumps(tool.parameters, ensure_ascii=False))
 
@@ -390,10 +400,15 @@ class _Event(Frozen):
 
 
 class NodeEstimate(Frozen):
-    """One row of the table behind a choice of node."""
+    """One row of the table behind a choice of node. Seconds from the choice on."""
 
     node: str
+    node_id: str = ""
     finish_s: float | None = None
+    """When the job would be done there; None where it cannot run, and `reason` says why."""
+    ahead_s: float | None = None
+    load_s: float | None = None
+    service_s: float | None = None
     reason: str = ""
 
 
@@ -465,6 +480,7 @@ class Attempt(Frozen):
 
     number: int
     node: str
+    node_id: str = ""
     started_at: float
     ended_at: float | None = None
     outcome: str = ""
@@ -510,3 +526,9 @@ IMAGE_ID = re.compile(r"^img-[0-9a-f]{10}-[0-9a-f]{12}$")
 def image_id_of(job_id: str) -> str:
     """The id of the image that a job makes; it carries the owner as the job's id does."""
     return "img-" + job_id.removeprefix("job-")
+
+
+def owner_of(some_id: str) -> str:
+    """The node id in the id of a job or an image; empty where there is none."""
+    parts = some_id.split("-")
+    return parts[1] if len(parts) == 3 and parts[0] in ("job", "img") else ""

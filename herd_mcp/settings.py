@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,7 +21,7 @@ from pydantic_settings import (
 )
 
 from herd_mcp import bridge
-from herd_mcp.jobs import MAX_STEPS, ErrorCode, HerdError, problems_of
+from herd_mcp.jobs import MAX_STEPS, SHOWN_CHARS, ErrorCode, HerdError, problems_of
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -49,6 +50,40 @@ def _names(value: Any) -> Any:
 def _paths(value: Any) -> Any:
     """Folders as a list in TOML, or joined by the system's path separator in a variable."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_DAY = "|".join(DAYS)
+_PAUSE_TIME = re.compile(rf"(?:({_DAY})(?:-({_DAY}))? +)?(\d{{1,2}}):(\d\d)-(\d{{1,2}}):(\d\d)", re.IGNORECASE)
+DAY_MINUTES = 24 * 60
+
+
+class PauseTime(NamedTuple):
+    """A time of some days of the week (0 is Monday), in minutes of the day. One that ends before it begins ends on the
+    day after."""
+
+    days: frozenset[int]
+    begins: int
+    ends: int
+
+
+def pause_time(text: str) -> PauseTime:
+    """`mon-fri 9:00-17:30`, `sat 0:00-24:00`, `22:00-6:00`. Raises ValueError."""
+    found = _PAUSE_TIME.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text[:SHOWN_CHARS]!r} is no time such as `9:00-17:30` or `mon-fri 9:00-17:30`")
+    first, last = (found[1] or "mon").lower(), (found[2] or found[1] or "sun").lower()
+    begin, count = DAYS.index(first), (DAYS.index(last) - DAYS.index(first)) % 7 + 1
+    begins, ends = (int(found[at]) * 60 + int(found[at + 1]) for at in (3, 5))
+    if max(int(found[4]), int(found[6])) > 59 or begins >= DAY_MINUTES or ends > DAY_MINUTES or begins == ends:
+        raise ValueError(f"{text[:SHOWN_CHARS]!r} has no such hours: from 0:00 to 24:00, and two that differ")
+    return PauseTime(frozenset((begin + day) % 7 for day in range(count)), begins, ends)
+
+
+def _pause_times(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        pause_time(text)
+    return texts
 
 
 class ModelSettings(BaseModel):
@@ -163,7 +198,7 @@ class Settings(BaseSettings):
         description="Longest answer in tokens while this Mac is short of memory, by how short. An answer that is cut "
         "so says so.",
     )
-    pressure_context_tokens: dict[Short, Annotated[int, Field(ge=64)]] = Field(
+    pressure_context_tokens: dict[Short, Annotated[int, Field(ge=64, le=10**9)]] = Field(
         {"high": 32768, "critical": 8192},
         description="Longest conversation in tokens, prompt and answer together, that is begun while this Mac is short "
         "of memory. A longer one is refused with the seconds to wait.",
@@ -225,6 +260,35 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         16 * MIB, ge=1024, description="Longest body of an HTTP request in bytes; a longer one is refused with 413."
     )
+    peer_port: int = Field(
+        11436,
+        ge=0,
+        le=65535,
+        description="TCP port for the other Macs of the herd, TLS; 0 takes a free one. "
+        "Nothing listens there until this Mac has a herd.",
+    )
+    peer_bind: str = Field(
+        "0.0.0.0",  # noqa: S104  # only with a herd, and only its members get past TLS
+        description="Address that the port for the other Macs is bound to.",
+    )
+    peers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
+        (), description="Other Macs as `host:port`, for networks where Bonjour does not find them."
+    )
+    bonjour: bool = Field(True, description="Whether a Mac with a herd is announced and looks for others by Bonjour.")
+    lease_s: float = Field(
+        15,
+        gt=0,
+        le=3600,
+        description="Seconds that a job from another Mac goes on, or is waited for, while the two "
+        "do not reach each other.",
+    )
+    pause_times: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_pause_times)] = Field(
+        (),
+        max_length=64,
+        description="When this Mac does nothing for others: `9:00-17:30` every day, `mon-fri 9:00-17:30` on some, "
+        "`22:00-6:00` over a night. By the Mac's own clock.",
+    )
+    pause_on_battery: bool = Field(True, description="Whether this Mac does nothing for others while on battery.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much goes into logs/node.log."
     )

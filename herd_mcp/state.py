@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from herd_mcp.jobs import Frozen, Kind
 
-Source = Literal["builtin", "huggingface", "herd", "folder"]
+Source = Literal["builtin", "huggingface", "herd", "folder", "peer"]
+"""Where a model lies: `herd` is HERD_HOME/models of this Mac, `peer` on other Macs of the herd alone."""
+
+WIRE_MAJOR, WIRE_MINOR = 1, 0
+"""What nodes say to each other. Nodes of another major version do not work together; a newer minor one adds fields and
+events, which older ones ignore."""
+MAX_MODELS_TOLD = 64
+MAX_PREFIXES_TOLD = 64
+MAX_REVOKED = 256
+MAX_ADDRESSES = 16
+MAX_PAUSE_S = 366 * 86_400.0
+"""The longest pause with an end."""
+MAX_NEWEST_MS = 1_000
+"""Durations of its newest images that a node tells another, for percentiles over several nodes."""
+LEAST_BATTERY_PERCENT = 20
+
+
+class Told(Frozen):
+    """What may come from another node: fields that only a newer one knows are ignored, absurd numbers refused."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+Bytes = Annotated[int, Field(ge=0, le=2**60)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Seconds = Annotated[float, Field(ge=0, le=10**8)]
+Milliseconds = Annotated[float, Field(ge=0, le=10**11)]
+Rate = Annotated[float, Field(gt=0, le=10**9)]
+Short = Annotated[str, Field(max_length=256)]
+Sentence = Annotated[str, Field(max_length=1000)]
+
+
+class ModelPlace(Frozen):
+    """A node that has a model."""
+
+    node: str
+    node_id: str
+    loaded: bool = False
+    fits: bool = True
+    """Whether there is or will be room for it; `reason` says why not."""
+    reason: str = ""
 
 
 class ModelInfo(Frozen):
-    """A model on the disk of one node."""
+    """A model on the disk of this node, or of others of the herd."""
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -45,6 +85,9 @@ class ModelInfo(Frozen):
     """Why it cannot be loaded now, with the numbers, or what would be ended first."""
     recommended: bool = False
     """The largest of its kind that can be used and fits this Mac."""
+    nodes: tuple[ModelPlace, ...] = ()
+    """The nodes that have it, this one first; empty where there is no herd. Then `loaded` and `can_load_now` are of
+    any of them that is reached."""
 
     @property
     def builtin(self) -> bool:
@@ -55,24 +98,24 @@ class ModelInfo(Frozen):
         return self.complete and self.supported
 
 
-class EngineState(Frozen):
+class EngineState(Told):
     """One engine process."""
 
-    model: str
+    model: Short
     kind: Kind
     phase: Literal["starting", "ready", "stopping"]
     quantize: int | None = None
     pid: int | None = None
-    reserved_bytes: int
-    resident_bytes: int | None = None
+    reserved_bytes: Bytes
+    resident_bytes: Bytes | None = None
     """What the process holds now, as the system counts it."""
     pinned: bool = False
     """Never ended to make room."""
-    loading: float | None = None
+    loading: Annotated[float, Field(ge=0, le=1)] | None = None
     """Fraction of the bytes, while it loads."""
-    running: int
-    queued: int
-    idle_s: float
+    running: Count
+    queued: Count
+    idle_s: Seconds
     """Seconds since its last work."""
 
 
@@ -80,48 +123,176 @@ Level = Literal["normal", "moderate", "high", "critical"]
 """How short of memory a Mac is, by what its system says."""
 
 
-class MemoryState(Frozen):
-    total_bytes: int
-    available_bytes: int
-    budget_bytes: int
+class MemoryState(Told):
+    total_bytes: Bytes
+    available_bytes: Bytes
+    budget_bytes: Bytes
     """What all engines together may reserve."""
-    reserved_bytes: int
+    reserved_bytes: Bytes
     pressure: Level = "normal"
+    begun_px: Count | None = None
+    """Pixels of the largest image that is begun while memory is as short as now; None where that limits none."""
+    begun_tokens: Count | None = None
+    """The same of a conversation, prompt and answer together."""
 
 
-class Estimate(Frozen):
+class Estimate(Told):
     """What a model was seen to take, against what was computed from its files."""
 
-    model: str
+    model: Short
     quantize: int | None = None
-    factor: float
+    factor: Rate
     """Measured work by computed work, the largest of `by_work_mib`."""
-    by_work_mib: dict[int, float] = Field(default_factory=dict)
+    by_work_mib: Annotated[dict[Count, Rate], Field(max_length=32)] = Field(default_factory=dict)
     """The factors that reservations of this model are multiplied by, each for computed work below so many MiB."""
-    held_bytes: int = 0
+    held_bytes: Bytes = 0
     """What is reserved for an engine without work, where one was ended for holding more than was computed."""
     measured_at: float
 
 
-class NodeState(Frozen):
-    """One node, as it is now."""
+class ImageRates(Told):
+    """How long a model draws on a node, with the GPU to itself."""
 
-    node_id: str
-    name: str
-    version: str
+    step_s_per_mpx: Rate
+    """Seconds of one step per megapixel."""
+    fixed_s_per_mpx: Seconds = 0
+    """Seconds per megapixel before the first step and after the last: text encoding, VAE decode."""
+
+
+class ChatRates(Told):
+    """How fast a model answers on a node, with the GPU to itself."""
+
+    prefill_tokens_per_s: Rate
+    decode_tokens_per_s: Rate
+    """Of a stream that is alone."""
+    answer_tokens: Rate
+    """How long its answers are, as measured, where a request allows more."""
+    tokens_per_byte: Rate = 0.25
+    """Of a prompt in UTF-8, as measured."""
+
+
+BATCH_COST = 0.15
+"""What each further stream of a batch adds to a step, as a part of a step of one: reading the weights, which is most of
+a step, is shared; keys and values, and the arithmetic, are not. An assumption for Macs, measured on none."""
+
+
+def decode_slowdown(batch: float) -> float:
+    """How many times longer a token takes each of `batch` streams than a stream that is alone: 2.05 with eight,
+    5.65 with thirty-two. Measurements in a batch are brought to a lone stream with it, and estimates to a batch."""
+    return 1 + BATCH_COST * (max(batch, 1) - 1)
+
+
+class ModelState(Told):
+    """A model that a node can use, as the others place work by it."""
+
+    name: Short
+    aliases: Annotated[tuple[Short, ...], Field(max_length=16)] = ()
+    kind: Kind
+    bytes: Bytes
+    builtin: bool = False
+    loaded: bool = False
+    loading: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Fraction of the bytes, while its engine loads."""
+    fits: bool = True
+    """Whether there is or will be room for it; `reason` says why not."""
+    reason: Sentence = ""
+    load_s: Seconds = 0
+    """How long a load from nothing takes."""
+    capacity: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Jobs that its engine takes at the same time."""
+    running: Count = 0
+    waiting: Count = 0
+    context_tokens: Count | None = None
+    """Longest conversation that fits here, prompt and answer together."""
+    largest_px: Count | None = None
+    """Longest side of an image here."""
+    default_px: Count | None = None
+    default_steps: Count | None = None
+    image: ImageRates | None = None
+    chat: ChatRates | None = None
+
+
+def means(model: ModelInfo | ModelState, name: str) -> bool:
+    """Whether `name` is the model's own or one of its aliases."""
+    wanted = name.lower()
+    return model.name.lower() == wanted or wanted in map(str.lower, model.aliases)
+
+
+def by_default(model: ModelInfo | ModelState) -> tuple[bool, bool, int]:
+    """The greatest serves who names no model: real before built-in, loaded before others, then the largest."""
+    return not model.builtin, model.loaded, model.bytes
+
+
+def by_name(model: ModelInfo | ModelState, name: str) -> tuple[bool, bool, int]:
+    """The greatest serves who says a name that several share: the one that is called so, then as `by_default`."""
+    return model.name.lower() == name.lower(), model.loaded, model.bytes
+
+
+class Work(Told):
+    """What is ahead of a new job on a node, over all its engines, in seconds of its GPU."""
+
+    image_s: Seconds = 0
+    """Of images that are drawn or wait."""
+    chat_s: Seconds = 0
+    """Until the chats that are answered or wait have their answers, if nothing comes to them."""
+    load_s: Seconds = 0
+    """Of models that are being loaded for them."""
+
+    @property
+    def ahead_s(self) -> float:
+        """All of it together."""
+        return self.image_s + self.chat_s + self.load_s
+
+
+class Power(Told):
+    """What the system tells about a Mac's power; None and `unknown` where it does not."""
+
+    source: Literal["ac", "battery", "unknown"] = "unknown"
+    battery_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    thermal: Literal["nominal", "fair", "serious", "critical", "unknown"] = "unknown"
+
+
+class NodeState(Told):
+    """One node, as it is now: what it tells the others about itself, and what people see of it."""
+
+    node_id: Annotated[str, Field(pattern=r"^[0-9a-f]{10}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    version: Short
+    """Of the program."""
+    wire: Annotated[tuple[int, int], Field()] = (WIRE_MAJOR, WIRE_MINOR)
+    incarnation: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Rises with each start of the node: Unix milliseconds of it."""
+    revision: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """Rises with each change of this state within an incarnation."""
     status: Literal["online", "draining", "degraded", "offline"]
-    reason: str = ""
+    """A node tells `online` or `draining` of itself, and `offline` with its last word; who does not hear of it calls it
+    degraded, then offline."""
+    reason: Sentence = ""
     """Why the status is not `online`."""
-    platform: str
-    chip: str
-    cpu_cores: int
-    gpu_cores: int | None = None
+    platform: Short
+    chip: Short
+    cpu_cores: Count
+    gpu_cores: Count | None = None
     """None where the system does not tell."""
     memory: MemoryState
-    engines: tuple[EngineState, ...] = ()
-    estimates: tuple[Estimate, ...] = ()
-    queued: int = 0
-    running: int = 0
+    engines: Annotated[tuple[EngineState, ...], Field(max_length=64)] = ()
+    estimates: Annotated[tuple[Estimate, ...], Field(max_length=64)] = ()
+    models: Annotated[tuple[ModelState, ...], Field(max_length=MAX_MODELS_TOLD)] = ()
+    work: Work = Work()
+    queued: Count = 0
+    running: Count = 0
+    paused: Sentence = ""
+    """Why the owner of the Mac lets it do nothing for others now; empty while it may."""
+    power: Power = Power()
+    disk_free_bytes: Bytes | None = None
+    addresses: Annotated[tuple[Short, ...], Field(max_length=MAX_ADDRESSES)] = ()
+    """`host:port` where other nodes reach it."""
+    prefixes: Annotated[tuple[Annotated[str, Field(max_length=16)], ...], Field(max_length=MAX_PREFIXES_TOLD)] = ()
+    """Keyed hashes of the beginnings of conversations that its engines keep, newest first."""
+    revoked: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{10}$")], ...], Field(max_length=MAX_REVOKED)] = ()
+    """Nodes that may not speak to this herd any more."""
+    heard_s: Seconds | None = None
+    """Seconds since this node was last heard of, by who tells; None for itself."""
     started_at: float
 
 
@@ -138,8 +309,22 @@ class RecentImage(Frozen):
     image_id: str | None = None
 
 
+def reluctant(state: NodeState) -> str:
+    """Why a node does nothing for others now; its own jobs it runs if no other node can. Empty where it does."""
+    if state.paused:
+        return f"it is paused: {state.paused}"
+    power = state.power
+    percent = power.battery_percent
+    if power.source == "battery" and percent is not None and percent < LEAST_BATTERY_PERCENT:
+        return f"its battery is at {percent} %"
+    if power.thermal in ("serious", "critical"):
+        return "it is too hot"
+    return ""
+
+
 class ImageStats(Frozen):
-    """Every image job ever asked of this node. Milliseconds are of completed images."""
+    """Every image job ever asked of the nodes of the herd that are reached. Milliseconds are of completed images:
+    averages over all of them, percentiles too on one node; over several nodes of the newest MAX_NEWEST_MS of each."""
 
     total: int
     completed: int
@@ -157,6 +342,31 @@ class ImageStats(Frozen):
     """Completed images per day of the last 30, UTC."""
     recent: tuple[RecentImage, ...]
     """The last ten, newest first."""
+    absent: tuple[str, ...] = ()
+    """Names of the nodes of the herd that did not tell; what was asked of them is not counted here."""
+
+
+class DayFigures(Told):
+    """What happened to the jobs accepted in the last 24 hours. What the asker got wrong is not counted as failed."""
+
+    total: Count = 0
+    failed: Count = 0
+    retries: Count = 0
+    cold_loads: Count = 0
+    images: Count = 0
+    interrupted_streams: Count = 0
+    disconnects: Count = 0
+    avg_ttft_ms: Milliseconds | None = None
+    answered: Count = 0
+    """Jobs with a first token: those that `avg_ttft_ms` is of."""
+
+
+class OwnStats(ImageStats):
+    """What one node tells another of the jobs that were asked of it."""
+
+    newest_ms: Annotated[tuple[Milliseconds, ...], Field(max_length=MAX_NEWEST_MS)] = ()
+    """Of its newest completed images."""
+    day: DayFigures = DayFigures()
 
 
 class Recommendation(Frozen):
@@ -193,6 +403,8 @@ class FleetHealth(Frozen):
     vitals: Vitals
     recommendations: tuple[Recommendation, ...]
     checked_at: float
+    absent: tuple[str, ...] = ()
+    """Names of the nodes that did not tell their figures of the last 24 hours, which are not counted."""
 
 
 class Change(Frozen):
