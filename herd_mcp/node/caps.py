@@ -7,6 +7,8 @@ accepted before waits until memory is back, and lets smaller ones pass.
 
 from __future__ import annotations
 
+import math
+
 from herd_mcp import pipe
 from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, Queued, Request
 from herd_mcp.node.events import Tell
@@ -50,25 +52,34 @@ def limited_by(run: Run, facts: pipe.ChatFacts | pipe.ImageFacts) -> str:
 # ── What is too large for now ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+def begun_px(state: State) -> int | None:
+    """Pixels of the largest picture that is begun at the level of now; None without limit."""
+    side = None if state.level == "normal" else state.limits.pressure_max_image_px.get(state.level)
+    return None if side is None else side * side
+
+
+def begun_tokens(state: State) -> int | None:
+    """The same of a conversation, prompt and answer together."""
+    return None if state.level == "normal" else state.limits.pressure_context_tokens.get(state.level)
+
+
 def too_large(state: State, request: Request, size: int, plan: Plan) -> ErrorInfo | None:
     """Why this is not begun at the level of now: a picture of `size` pixels, or a conversation of `size` tokens."""
-    if state.level == "normal":
+    most = begun_tokens(state) if isinstance(request, ChatRequest) else begun_px(state)
+    if state.level == "normal" or most is None or size <= most:
         return None
     told: dict[str, object] = {"retry_after_s": RETRY_SHORT_S, "pressure": state.level}
     if isinstance(request, ChatRequest):
         answer = state.limits.pressure_max_tokens.get(state.level)
-        most = state.limits.pressure_context_tokens.get(state.level)
-        if most is None or size <= most or (size := _cut_tokens(request, plan, answer)) <= most:
+        if (size := _cut_tokens(request, plan, answer)) <= most:
             return None
         what, goes = f"a conversation of up to {size} tokens", f"{most} tokens, prompt and answer together"
         told |= {"asked_tokens": size, "fits_tokens": most}
     else:
-        side = state.limits.pressure_max_image_px.get(state.level)
-        if side is None or size <= side * side:
-            return None
+        side = math.isqrt(most)
         what = f"a picture of {size / 1e6:.2f} megapixels"
-        goes = f"{side} × {side} px or as many in another shape ({side * side / 1e6:.2f} megapixels)"
-        told |= {"asked_px": size, "fits_px": side * side}
+        goes = f"{side} × {side} px or as many in another shape ({most / 1e6:.2f} megapixels)"
+        told |= {"asked_px": size, "fits_px": most}
     return ErrorInfo(
         code=ErrorCode.BUSY,
         message=f"This Mac is short of memory ({state.level}): {what} is too large now.",

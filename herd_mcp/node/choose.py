@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from herd_mcp.jobs import SHOWN_CHARS, ErrorCode, HerdError, Kind
 from herd_mcp.node.image_families import all_families, find_family
-from herd_mcp.state import ModelInfo
+from herd_mcp.state import ModelInfo, by_default, by_name, means
 
 
 def choose(models: Sequence[ModelInfo], kind: Kind, name: str | None, preferred: str | None) -> ModelInfo:
@@ -26,7 +26,7 @@ def default(models: Sequence[ModelInfo], kind: Kind) -> ModelInfo:
     able = [model for model in models if model.kind == kind and model.usable]
     if not able:
         raise HerdError(ErrorCode.MODEL_NOT_FOUND, f"There is no {kind} model on this Mac.", _how_to_get(None))
-    return max(able, key=lambda model: (not model.builtin, model.loaded, model.bytes))
+    return max(able, key=by_default)
 
 
 def recommend(models: Sequence[ModelInfo], budget_bytes: int) -> set[str]:
@@ -38,13 +38,13 @@ def recommend(models: Sequence[ModelInfo], budget_bytes: int) -> set[str]:
     return {model.name for model in best.values()}
 
 
-def find(models: Sequence[ModelInfo], name: str) -> ModelInfo:
+def find(models: Sequence[ModelInfo], name: str, where: str = "on this Mac") -> ModelInfo:
     """The model of whatever kind that `name` means, usable or not. Raises HerdError(model_not_found)."""
     matches = [model for model in models if means(model, name)]
     if not matches and (family := find_family(name)):
         matches = [model for model in models if model.kind == "image" and model.family == family.key]
     if not matches:
-        raise _not_found(models, None, name)
+        raise not_found(models, None, name, where)
     return max(matches, key=lambda model: (model.name.lower() == name.lower(), model.usable, model.loaded, model.bytes))
 
 
@@ -61,12 +61,11 @@ def _named(models: Sequence[ModelInfo], kind: Kind, name: str) -> ModelInfo:
             details={"kind": matches[0].kind},
         )
     if not right:
-        raise _not_found(models, kind, name)
+        raise not_found(models, kind, name)
     usable = [model for model in right if model.usable]
     if not usable:
         raise not_usable(right[0])
-    # By its own name before by an alias that several share; then as `default` would.
-    return max(usable, key=lambda model: (model.name.lower() == name.lower(), model.loaded, model.bytes))
+    return max(usable, key=lambda model: by_name(model, name))
 
 
 def not_usable(model: ModelInfo) -> HerdError:
@@ -84,17 +83,13 @@ def not_usable(model: ModelInfo) -> HerdError:
     )
 
 
-def means(model: ModelInfo, name: str) -> bool:
-    """Whether `name` is the model's own or one of its aliases."""
-    return name.lower() in (known.lower() for known in (model.name, *model.aliases))
-
-
 def names_of(model: ModelInfo, names: Iterable[str]) -> list[str]:
     """Those of the names that mean the model, its own before its aliases."""
     return sorted((name for name in names if means(model, name)), key=lambda name: name.lower() != model.name.lower())
 
 
-def _not_found(models: Sequence[ModelInfo], kind: Kind | None, name: str) -> HerdError:
+def not_found(models: Sequence[ModelInfo], kind: Kind | None, name: str, where: str = "on this Mac") -> HerdError:
+    """No such model among `models`; the names that are nearest."""
     here = {
         known.lower(): model.name
         for model in models
@@ -104,7 +99,7 @@ def _not_found(models: Sequence[ModelInfo], kind: Kind | None, name: str) -> Her
     close = difflib.get_close_matches(name.lower(), here, n=3, cutoff=0.4)
     nearest = list(dict.fromkeys(here[match] for match in close))
     family = find_family(name) if kind != "chat" else None
-    message = f"There is no {f'{kind} ' if kind else ''}model {name[:SHOWN_CHARS]!r} on this Mac."
+    message = f"There is no {f'{kind} ' if kind else ''}model {name[:SHOWN_CHARS]!r} {where}."
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest and family is None else ""
     return HerdError(
         ErrorCode.MODEL_NOT_FOUND,

@@ -68,3 +68,25 @@ def footprint(pid: int) -> int:
     if _system().proc_pid_rusage(pid, RUSAGE_INFO_V0, buffer):
         raise OSError(ctypes.get_errno(), "proc_pid_rusage")
     return footprint_of(buffer.raw)
+
+
+THERMAL = "com.apple.system.thermalpressurelevel"
+"""kOSThermalNotificationPressureLevelName of libkern/OSThermalNotification.h; on macOS 0 nominal, 1 moderate, 2 heavy,
+3 trapping, 4 sleeping."""
+
+
+@cache
+def _thermal_token() -> Any:
+    """This process's registration, made once. It gets no messages; it only lets the level be asked for."""
+    token = ctypes.c_int(0)
+    if status := _system().notify_register_check(THERMAL.encode(), ctypes.byref(token)):
+        raise OSError(status, "notify_register_check")
+    return token
+
+
+def thermal_level() -> int:
+    """How hot the Mac runs, by the system's own level."""
+    level = ctypes.c_uint64(0)
+    if status := _system().notify_get_state(_thermal_token(), ctypes.byref(level)):
+        raise OSError(status, "notify_get_state")
+    return level.value

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from herd_mcp import pipe
-from herd_mcp.jobs import Cancelled, ErrorCode, ErrorInfo, Failed, JobEvent, Loading
+from herd_mcp.jobs import Cancelled, ChatRequest, ErrorCode, ErrorInfo, Failed, JobEvent, Loading, prompt_bytes
 from herd_mcp.node.admission import counted_size, never, too_short
 from herd_mcp.node.caps import put_off, queued, too_large
 from herd_mcp.node.events import (
@@ -27,17 +27,19 @@ from herd_mcp.node.events import (
     Send,
     Slept,
     Submit,
+    TakeBack,
     Tick,
     Unload,
     Warm,
 )
-from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, Run, State
+from herd_mcp.node.lanes import Engine, EngineKey, Lane, Plan, Run, RunId, State
 from herd_mcp.node.outcome import completed, deltas
 from herd_mcp.node.protocol import check, overdue
 from herd_mcp.node.relief import became_ready, measured, why_gone
 from herd_mcp.node.room import end
 from herd_mcp.node.schedule import drop, forget, idle, schedule, tell
 from herd_mcp.node.words import busy, crashed, draining, interrupted
+from herd_mcp.orders import Returned
 
 
 def decide(state: State, event: Event, now: float) -> list[Effect]:
@@ -46,11 +48,13 @@ def decide(state: State, event: Event, now: float) -> list[Effect]:
     match event:
         case Submit():
             effects += _submit(state, event, now)
-        case Release(job_id):
-            if run := state.runs.get(job_id):
+        case Release(job_id, attempt):
+            if run := state.runs.get((job_id, attempt)):
                 run.held = False
-        case Cancel(job_id):
-            effects += _cancel(state, job_id, now)
+        case Cancel(job_id, attempt):
+            effects += _cancel(state, (job_id, attempt), now)
+        case TakeBack(job_id, attempt):
+            effects += _take_back(state, (job_id, attempt))
         case Heard(key, generation, message):
             effects += _heard(state, key, generation, message, now)
         case Exited():
@@ -124,16 +128,25 @@ def _submit(state: State, event: Submit, now: float) -> list[Effect]:
         submitted_at=now,
         deadline_at=now + event.timeout_s,
         alone=event.alone,
+        prompt_bytes=prompt_bytes(event.request) if isinstance(event.request, ChatRequest) else 0,
     )
-    state.runs[event.job_id] = run
+    state.runs[run.id] = run
     put_off(state, run, plan)  # one that was accepted before waits for memory
     position = len(lane.waiting)
     lane.waiting.append(run)
     return [tell(run, queued(state, run, position, lane.eta_s(position)))]
 
 
-def _cancel(state: State, job_id: str, now: float) -> list[Effect]:
-    run = state.runs.get(job_id)
+def _take_back(state: State, run_id: RunId) -> list[Effect]:
+    run = state.runs.get(run_id)
+    if run is None or run.started_at is not None:
+        return []
+    forget(state, run)
+    return [tell(run, Returned(reason="its owner took it back"))]
+
+
+def _cancel(state: State, run_id: RunId, now: float) -> list[Effect]:
+    run = state.runs.get(run_id)
     if run is None or run.cancelling:
         return []
     if run.started_at is None:
@@ -206,6 +219,7 @@ def _steps(engine: Engine, message: pipe.Step, now: float) -> Iterator[tuple[Run
 def _run_over(
     state: State, lane: Lane, engine: Engine, message: pipe.Done | pipe.RunFailed | pipe.RunCancelled, now: float
 ) -> list[Effect]:
+    engine.count_streams(now)
     run = engine.running.pop(message.run, None)
     if run is None:
         return []
@@ -225,7 +239,7 @@ def _run_over(
     forget(state, run)
     match message:
         case pipe.Done(facts=facts):
-            taken_s = now - (run.started_at or now)
+            taken_s = now - (now if run.started_at is None else run.started_at)
             lane.mean_run_s = taken_s if lane.mean_run_s is None else 0.7 * lane.mean_run_s + 0.3 * taken_s
             return [tell(run, completed(run, facts, state.node, lane.plan.spec.model, now))]
         case pipe.RunFailed(error=error):

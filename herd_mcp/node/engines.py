@@ -15,8 +15,9 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -32,6 +33,22 @@ EXIT_S = 1.0
 """How long a process may take to exit after it closed its pipe; then it is killed."""
 REAP_S = 10.0
 """How long the system may take to deliver a killed process before the log says so."""
+
+
+class RunningEngine(Protocol):
+    """What a node asks of an engine, be it a process or a scripted one."""
+
+    pid: int
+
+    def send(self, command: pipe.Load | pipe.Start | pipe.Cancel | pipe.Limit) -> None: ...
+
+    def end(self, reason: str) -> None: ...
+
+    async def run(self) -> str: ...
+
+
+StartProcess = Callable[[pipe.EngineSpec, Callable[[pipe.Message], None], Path], Awaitable[RunningEngine]]
+"""As `EngineProcess.start`."""
 
 
 class _Death(SubprocessStreamProtocol):

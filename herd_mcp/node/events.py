@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from herd_mcp import pipe
 from herd_mcp.jobs import ErrorInfo, JobEvent, Request
 from herd_mcp.node.lanes import EngineKey, Plan
+from herd_mcp.orders import Returned
 from herd_mcp.state import Level
 
 # ── What can happen ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -31,14 +32,26 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The job is on disk: it may start."""
+    """The job is on disk: the attempt may start."""
 
     job_id: str
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
+    """The attempt is wanted no more. Others of the same job are left alone: the job may have come back."""
+
     job_id: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """The job's owner wants the attempt back, unless an engine has begun with it."""
+
+    job_id: str
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,7 @@ class Unload:
     key: EngineKey
 
 
-Event = Submit | Release | Cancel | Heard | Exited | Drain | Close | Tick | Slept | Measured | Warm | Unload
+Event = Submit | Release | Cancel | TakeBack | Heard | Exited | Drain | Close | Tick | Slept | Measured | Warm | Unload
 
 
 # ── What to do ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,7 +135,7 @@ class Tell:
 
     job_id: str
     attempt: int
-    event: JobEvent
+    event: JobEvent | Returned
 
 
 @dataclass(frozen=True, slots=True)

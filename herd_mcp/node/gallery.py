@@ -68,7 +68,8 @@ class Gallery:
 
     async def thumbnail(self, image_id: str) -> bytes:
         """A JPEG of at most 512 px and 64 KiB."""
-        return await asyncio.to_thread(_thumbnail, self.path(image_id))
+        path = self.path(image_id)
+        return await asyncio.to_thread(lambda: thumbnail(path.read_bytes()))
 
     async def total_bytes(self) -> int:
         """What all images take on disk."""
@@ -127,8 +128,9 @@ def _disk_error(message: str) -> HerdError:
     return HerdError(ErrorCode.DISK, message, hint, retryable=True)
 
 
-def _thumbnail(path: Path) -> bytes:
-    with Image.open(path) as image:
+def thumbnail(picture: bytes) -> bytes:
+    """A JPEG of at most 512 px and 64 KiB."""
+    with Image.open(io.BytesIO(picture)) as image:
         small = image.convert("RGB")
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     data = b""

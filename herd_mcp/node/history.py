@@ -23,6 +23,7 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from herd_mcp.jobs import ErrorCode, HerdError, Job
 from herd_mcp.node.measured import Known
+from herd_mcp.node.rates import MAX_KEPT, Place, Seen
 from herd_mcp.node.shapes import Factors
 from herd_mcp.pipe import CacheShape
 
@@ -48,6 +49,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE measured (
         model TEXT NOT NULL, quantize INTEGER NOT NULL, factor REAL NOT NULL, weights_bytes INTEGER NOT NULL,
         cache TEXT NOT NULL, held_bytes INTEGER NOT NULL, measured_at REAL NOT NULL, PRIMARY KEY (model, quantize)
+    ) STRICT;
+    """,
+    """
+    CREATE TABLE rates (
+        model TEXT NOT NULL, quantize INTEGER NOT NULL, figure TEXT NOT NULL, recent REAL NOT NULL,
+        usual REAL NOT NULL, count INTEGER NOT NULL, measured_at REAL NOT NULL, PRIMARY KEY (model, quantize, figure)
     ) STRICT;
     """,
     """
@@ -82,6 +89,15 @@ INSERT OR REPLACE INTO measured (model, quantize, factors, weights_bytes, cache,
 VALUES (?,?,?,?,?,?,?)
 """
 """Quantised to 0 bits is as it came."""
+
+_RATE = """
+INSERT OR REPLACE INTO rates (model, quantize, figure, recent, usual, count, measured_at) VALUES (?,?,?,?,?,?,?)
+"""
+
+_SELECT_RATES = """
+SELECT * FROM (SELECT model, quantize, figure, recent, usual, count, measured_at FROM rates
+ORDER BY measured_at DESC LIMIT ?) ORDER BY measured_at
+"""
 
 _SELECT_MEASURED = "SELECT model, quantize, factors, weights_bytes, cache, held_bytes, measured_at FROM measured"
 
@@ -132,6 +148,17 @@ class History:
             (model, quantize or None, Known(_factors(factors), weights, _shape(cache), held, at))
             for model, quantize, factors, weights, cache, held, at in rows
         ]
+
+    def write_rate(self, place: Place, seen: Seen) -> None:
+        """Queue what was measured of a rate; as for `write_measured`."""
+        model, quantize, figure = place
+        row = (model, quantize or 0, figure, seen.recent, seen.usual, seen.count, seen.at)
+        self._put(_RATE, row).add_done_callback(lambda future: future.cancelled() or future.exception())
+
+    async def rates(self) -> list[tuple[Place, Seen]]:
+        """The rates that were measured, the last confirmed last. Raises HerdError(disk)."""
+        rows = await self.read(lambda connection: connection.execute(_SELECT_RATES, (MAX_KEPT,)).fetchall())
+        return [((model, quantize or None, figure), Seen(*seen)) for model, quantize, figure, *seen in rows]
 
     def _put(self, statement: str, row: Sequence[Any]) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()

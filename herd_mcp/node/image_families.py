@@ -148,10 +148,10 @@ def default_px(folder: Path, family_key: str) -> int:
 
 
 def default_steps(folder: Path, family_key: str) -> int:
-    """Steps of the model in `folder` when a request names none; 0 where that is not known."""
+    """Steps of an image when a request names none; 0 where that is not known."""
     family = find_family(family_key)
     usual = herd_config(folder).get("default_steps")
-    return usual if isinstance(usual, int) else family.default_steps if family else 0
+    return usual if isinstance(usual, int) else (family.default_steps if family else 0)
 
 
 def stored_bits(folder: Path, family: ImageFamily) -> int | None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from herd_mcp.jobs import ChatRequest, ErrorInfo, Request, ToolCall
 from herd_mcp.node.memory import Needs
+from herd_mcp.node.rates import UNKNOWN_RATES, FirstRates
 from herd_mcp.pipe import DEFAULT_MAX_TOKENS, EngineSpec
 from herd_mcp.state import Level
 
@@ -20,6 +21,9 @@ class EngineKey:
     model: str
     quantize: int | None = None
 
+
+RunId = tuple[str, int]
+"""A job and the number of the attempt: a job may come back while an engine still lets go of an earlier attempt."""
 
 Place = tuple[float, int]
 """A moment and, of those that came in the same one, which came first."""
@@ -54,6 +58,8 @@ class Plan:
     """Never ended to make room, nor for being idle."""
     idle_unload_s: float | None = None
     """Instead of the node's own."""
+    first: FirstRates = UNKNOWN_RATES
+    """How fast it is, as guessed before it was measured."""
 
 
 @dataclass(slots=True)
@@ -92,9 +98,20 @@ class Run:
     chars: int = 0
     step: int = 0
     steps: int = 0
+    first_step: tuple[int, float] | None = None
+    last_step: tuple[int, float] | None = None
+    """Images: the first and the last step that was done, and when."""
+    prompt_bytes: int = 0
+    """Chat: of its prompt, in UTF-8."""
+    streams_s: float = 0.0
+    """Its engine's figure of that name when it began."""
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
+
+    @property
+    def id(self) -> RunId:
+        return self.job_id, self.attempt
 
     @property
     def answer_tokens(self) -> int:
@@ -140,6 +157,18 @@ class Engine:
     lately_bytes: int = 0
     """The most that was reserved for it lately, since memory comes back a little later than it is given up."""
     lately_at: float = 0.0
+    streams_s: float = 0.0
+    """Seconds that its runs took so far, added up, as of `streams_at`."""
+    streams_at: float = 0.0
+
+    def streams_until(self, now: float) -> float:
+        """Seconds that its runs took until now, added up."""
+        return self.streams_s + len(self.running) * max(now - self.streams_at, 0.0)
+
+    def count_streams(self, now: float) -> float:
+        """The same, noted: to be asked before a run comes or goes."""
+        self.streams_s, self.streams_at = self.streams_until(now), now
+        return self.streams_s
 
 
 @dataclass(slots=True)
@@ -225,8 +254,8 @@ class State:
     closed: bool = False
     """No new engines and runs either."""
     lanes: dict[EngineKey, Lane] = field(default_factory=dict)
-    runs: dict[str, Run] = field(default_factory=dict)
-    """By job id: every run whose end was not told yet."""
+    runs: dict[RunId, Run] = field(default_factory=dict)
+    """Every run whose end was not told yet."""
     next_number: int = 1
     level: Level = "normal"
     """How short of memory this Mac is."""

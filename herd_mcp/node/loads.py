@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -98,7 +97,7 @@ class Loads:
 
     def loading(self, plan: Plan) -> HerdError:
         """What one is told who does not wait for the engine: how far it is, and when to come back."""
-        return still_loading(self._state, plan, self._engine(plan.key), time.monotonic())
+        return still_loading(self._state, plan, self._engine(plan.key), asyncio.get_running_loop().time())
 
     def check_fit(self, plan: Plan) -> None:
         """Raises HerdError when the engine cannot be loaded now: insufficient_memory if it never can, else busy."""

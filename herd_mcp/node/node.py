@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from herd_mcp import pipe
@@ -17,14 +18,15 @@ from herd_mcp.jobs import (
     ImageRequest,
     Job,
     JobEvent,
-    Kind,
     Request,
-    Terminal,
 )
-from herd_mcp.node import memory, plans, pressure
-from herd_mcp.node.choose import choose, find, not_usable, recommend
+from herd_mcp.node import memory, plans, power, pressure
+from herd_mcp.node.awake import Awake
+from herd_mcp.node.awake import command as keeps_awake
+from herd_mcp.node.caps import begun_px, begun_tokens
+from herd_mcp.node.choose import choose, find, not_usable
 from herd_mcp.node.decide import decide, next_tick_at
-from herd_mcp.node.engines import EngineProcess
+from herd_mcp.node.engines import EngineProcess, RunningEngine, StartProcess
 from herd_mcp.node.events import (
     Cancel,
     Close,
@@ -41,26 +43,28 @@ from herd_mcp.node.events import (
     Slept,
     StartEngine,
     Submit,
+    TakeBack,
     Tell,
     Tick,
 )
-from herd_mcp.node.fit import fit_of
 from herd_mcp.node.hardware import available_bytes, hardware
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.learning import Learning
 from herd_mcp.node.loads import END_S, Loads
-from herd_mcp.node.models import find_models, hub_cache
+from herd_mcp.node.models import hub_cache
+from herd_mcp.node.offers import told
+from herd_mcp.node.pause import Pauses
+from herd_mcp.node.shelf import LIST_FRESH_S, Shelf
+from herd_mcp.node.surroundings import Surroundings
 from herd_mcp.node.watch import Watch, held_bytes
 from herd_mcp.node.words import interrupted
+from herd_mcp.node.work import work_of
+from herd_mcp.orders import Ending, Returned
 from herd_mcp.settings import Settings
-from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState
+from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState, Power
 
 log = logging.getLogger(__name__)
 
-LIST_FRESH_S = 5.0
-"""How long a look at the disk counts for a list of models; then the next question looks again."""
-KNOWN_FRESH_S = 60.0
-"""The same for a job whose model is known, which shall not wait for the disk."""
 BEAT_S = 5.0
 """How often a node with work looks whether time went on without it."""
 LATE_S = 2.0
@@ -74,18 +78,20 @@ class Inbox:
     def __init__(self) -> None:
         self._kept: list[JobEvent] = []
         self._listener: Callable[[JobEvent], None] = self._kept.append
-        self.outcome: asyncio.Future[Terminal] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.returned = False
 
     def listen(self, listener: Callable[[JobEvent], None]) -> None:
         self._listener = listener
         for event in self._kept:
             self.put(event)
 
-    def put(self, event: JobEvent) -> None:
+    def put(self, event: JobEvent | Returned) -> None:
         if self.outcome.done():
             return
         try:
-            if isinstance(event, Terminal):
+            if isinstance(event, Ending):
+                self.returned = isinstance(event, Returned)
                 self.outcome.set_result(event)
             else:
                 self._listener(event)
@@ -103,8 +109,11 @@ class Node:
         node_id: str,
         version: str,
         read_memory: pressure.ReadMemory = pressure.read,
+        read_power: Callable[[], Power] = power.read,
+        start_engine: StartProcess = EngineProcess.start,
     ) -> None:
         self.settings = settings
+        self._start_engine = start_engine
         self.node_id = node_id
         self.name = settings.node_name
         self.version = version
@@ -128,31 +137,35 @@ class Node:
             ),
         )
         self._inboxes: dict[tuple[str, int], Inbox] = {}
-        self._engines: dict[tuple[EngineKey, int], EngineProcess | None] = {}
+        self._engines: dict[tuple[EngineKey, int], RunningEngine | None] = {}
         self._ended: dict[tuple[EngineKey, int], str] = {}
         """Engines whose end was ordered before their process was there."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._todo: deque[Event] = deque()
         self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
-        self._plans = plans.Plans(settings, home, self.budget_bytes)
-        self._models: list[ModelInfo] = []
-        self._models_at = float("-inf")
-        self._looking = asyncio.Lock()
+        self._surroundings = Surroundings(home, read_power)
+        self.pauses = Pauses(home, settings)
+        self._awake = Awake(keeps_awake(os.getpid()))
         self._watch = Watch(read_memory, self._processes, self._measured)
         self._watching: asyncio.Task[None] | None = None
         self.loads = Loads(self._state, self._dispatch, settings.load_timeout_s)
         self.on_change: Callable[[], None] = lambda: None
         """Called when an engine comes or goes, and when memory gets shorter or less so."""
-        self.learning = Learning(self._state)
+        self.on_decided: Callable[[], None] = lambda: None
+        """Called after everything that happened to this node but a step of an engine."""
+        self.learning = Learning(self._state, _now)
+        self._plans = plans.Plans(settings, home, self.budget_bytes)
+        self._shelf = Shelf(settings, home, self.budget_bytes, self._state, self.learning.measured)
+        self._shelf.on_look = self._plans.forget
 
     # ── jobs ──
 
     async def plan(self, request: Request) -> Plan:
         """Which engine serves the request. Raises HerdError: model_not_found, model_incomplete, kind_not_supported,
         invalid_request for a size over the model's or max_image_px, or for more steps than max_steps."""
-        preferred = self._preferred(request.kind)
-        model = await self._known(lambda models: choose(models, request.kind, request.model, preferred))
+        preferred = self._shelf.preferred(request.kind)
+        model = await self._shelf.known(lambda models: choose(models, request.kind, request.model, preferred))
         asked = None
         if isinstance(request, ImageRequest):
             plans.check_image(request, model, self.settings)
@@ -161,16 +174,10 @@ class Node:
 
     async def plan_model(self, name: str) -> Plan:
         """How the model is loaded when no request asks for something else. Raises HerdError as `plan`."""
-        model = await self._known(lambda models: find(models, name))
+        model = await self._shelf.known(lambda models: find(models, name))
         if not model.usable:
             raise not_usable(model)
         return await self._plan(model)
-
-    async def _known(self, pick: Callable[[Sequence[ModelInfo]], ModelInfo]) -> ModelInfo:
-        try:
-            return pick(await self.models(fresh_s=KNOWN_FRESH_S))
-        except HerdError:  # it may have come since the last look
-            return pick(await self.models(fresh_s=0))
 
     async def _plan(self, model: ModelInfo, asked: int | None = None) -> Plan:
         quantize = plans.quantize_for(model, self.settings, asked)
@@ -194,73 +201,54 @@ class Node:
 
     def give_back(self, job_id: str, attempt: int) -> None:
         """Undo `reserve` for a job that will not run."""
-        self.cancel(job_id)
+        self.cancel(job_id, attempt)
         self._inboxes.pop((job_id, attempt), None)
 
-    async def run(self, job_id: str, attempt: int, listener: Callable[[JobEvent], None]) -> Terminal:
-        """Run one reserved attempt to its end, which is returned. Every event before it goes to `listener`, inside the
-        node's step: it must return at once and ask nothing of the node. Leaving early cancels the attempt."""
+    async def run(self, job_id: str, attempt: int, listener: Callable[[JobEvent], None]) -> Ending:
+        """Run one reserved attempt to its end, which is returned; `Returned` if it was taken back. Every event before
+        it goes to `listener`, inside the node's step: it must return at once and ask nothing of the node. Leaving early
+        cancels the attempt."""
         inbox = self._inboxes[job_id, attempt]
         ended = False
         try:
             inbox.listen(listener)
-            self._dispatch(Release(job_id))
+            self._dispatch(Release(job_id, attempt))
             outcome = await inbox.outcome
             ended = True
             return outcome
         finally:
             if not ended:
-                self.cancel(job_id)
+                self.cancel(job_id, attempt)
             self._inboxes.pop((job_id, attempt), None)
 
-    def cancel(self, job_id: str) -> None:
-        """End the job's run at its next token or step; `run` returns the outcome. Unknown ids are fine."""
-        self._dispatch(Cancel(job_id))
+    def cancel(self, job_id: str, attempt: int) -> None:
+        """End the attempt at its next token or step; `run` returns the outcome. Unknown ones are fine, and other
+        attempts of the job go on."""
+        self._dispatch(Cancel(job_id, attempt))
+
+    def take_back(self, job_id: str, attempt: int) -> bool:
+        """Whether no engine had begun with the attempt and it is undone: `run` returns `Returned`. Else it goes on."""
+        self._dispatch(TakeBack(job_id, attempt))
+        inbox = self._inboxes.get((job_id, attempt))
+        return inbox is not None and inbox.returned
 
     # ── what there is ──
 
     async def models(self, fresh_s: float = LIST_FRESH_S) -> list[ModelInfo]:
         """What is on the disk, looked at no longer than `fresh_s` ago, with what is loaded and the default now."""
-        async with self._looking:
-            if time.monotonic() - self._models_at > fresh_s:
-                found = await asyncio.to_thread(find_models, self.settings, self.home)
-                self._models = await asyncio.to_thread(
-                    plans.with_needs, found, self.settings, self.budget_bytes, self.learning.measured.snapshot()
-                )
-                self._models_at = time.monotonic()
-                self._plans.forget()
-        loaded = {
-            lane.plan.key.model
-            for lane, engine in self._state.engines()
-            if engine.phase == "ready" and not engine.condemned
-        }
-        models = [
-            model.model_copy(update={"loaded": model.name in loaded, **self._fit(model)}) for model in self._models
-        ]
-        defaults = set()
-        for kind in ("chat", "image"):
-            try:
-                defaults.add(choose(models, kind, None, self._preferred(kind)).name)
-            except HerdError:
-                continue
-        recommended = recommend(models, self.budget_bytes)
-        return [
-            model.model_copy(update={"default": model.name in defaults, "recommended": model.name in recommended})
-            for model in models
-        ]
+        return await self._shelf.models(fresh_s)
 
-    def _fit(self, model: ModelInfo) -> dict[str, object]:
-        """What the model takes here, and whether there is room for it."""
-        fit = fit_of(self._state, EngineKey(model.name, plans.quantize_for(model, self.settings)), model.needs_bytes)
-        return {
-            "can_load_now": model.usable and fit.now,
-            "reason": fit.reason if model.usable else model.problem,
-        }
+    @property
+    def paused(self) -> str:
+        """Why nothing is done for other nodes now; empty while it may be."""
+        return self.pauses.why(self._surroundings.facts().power, time.time())
 
     def state(self) -> NodeState:
-        """This node as it is now."""
+        """This node as it is now. Called on every change: what takes time to find out is as it was found last."""
         facts = hardware()
-        now = time.monotonic()
+        now, unix_now = _now(), time.time()
+        surroundings = self._surroundings.facts()
+        self._shelf.keep_fresh()
         engines = [
             EngineState(
                 model=lane.plan.key.model,
@@ -269,7 +257,7 @@ class Node:
                 phase="stopping" if engine.condemned else engine.phase,
                 pid=process.pid if (process := self._engines.get((lane.plan.key, engine.generation))) else None,
                 reserved_bytes=engine.reserved_bytes,
-                resident_bytes=held_bytes(process.pid) if process else None,
+                resident_bytes=engine.held_bytes or held_bytes(process.pid) if process else None,
                 pinned=lane.plan.pinned,
                 loading=max(engine.loaded, 0.0) if engine.phase == "starting" else None,
                 running=len(engine.running),
@@ -288,23 +276,33 @@ class Node:
             cpu_cores=facts.cpu_cores,
             memory=MemoryState(
                 total_bytes=facts.total_bytes,
-                available_bytes=available_bytes(),
+                available_bytes=available_bytes() if (left := self._watch.available_bytes) is None else left,
                 budget_bytes=self.budget_bytes,
                 reserved_bytes=self._state.reserved_bytes,
                 pressure=self._state.level,
+                begun_px=begun_px(self._state),
+                begun_tokens=begun_tokens(self._state),
             ),
             engines=tuple(engines),
             estimates=self.learning.measured.estimates(),
+            models=told(self._shelf.offers, self._state, self.learning.rates, unix_now),
+            work=work_of(self._state, self.learning.rates, now, unix_now),
             queued=sum(run.started_at is None for run in self._state.runs.values()),
             running=sum(run.started_at is not None for run in self._state.runs.values()),
+            paused=self.paused,
+            power=surroundings.power,
+            disk_free_bytes=surroundings.disk_free_bytes,
             started_at=self.started_at,
         )
 
     # ── life ──
 
     def start(self) -> None:
-        """Begin to watch this Mac's memory."""
+        """Begin to watch this Mac's memory, and look at what it has."""
         self._watching = asyncio.create_task(self._watch.run())
+        self._shelf.start(lambda: self.on_change())
+        self._surroundings.facts()
+        self._shelf.keep_fresh()
 
     @property
     def draining(self) -> bool:
@@ -331,6 +329,8 @@ class Node:
             await asyncio.wait(self._tasks, timeout=END_S)
         if self._timer is not None:
             self._timer.cancel()
+        await self._awake.close()
+        await self._shelf.close()
 
     # ── decisions ──
 
@@ -342,12 +342,14 @@ class Node:
         self._deciding = True
         try:
             while self._todo:
-                for effect in decide(self._state, self._todo.popleft(), time.monotonic()):
+                for effect in decide(self._state, self._todo.popleft(), _now()):
                     self._carry_out(effect, refusals)
         finally:
             self._deciding = False  # also after a mistake of ours: the next event shall not wait for ever
         if not (isinstance(event, Heard) and isinstance(event.message, pipe.Step)):
             self._set_timer()  # a step only moves what is due to later: the hot path leaves the timer as it is
+            self.on_decided()
+            self._awake.want(bool(self._state.runs))
 
     def _carry_out(self, effect: Effect, refusals: list[ErrorInfo] | None) -> None:
         match effect:
@@ -376,7 +378,7 @@ class Node:
         """One engine process from its start to its end, however it ends."""
         reason = "it could not be started"
         try:
-            engine = await EngineProcess.start(
+            engine = await self._start_engine(
                 spec, lambda message: self._heard(key, generation, message), hub_cache(self.settings)
             )
             self._engines[key, generation] = engine
@@ -398,7 +400,7 @@ class Node:
             self._engines_changed()
 
     def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
-        self.learning.heard(key, message)
+        self.learning.heard(key, generation, message)
         self._dispatch(Heard(key, generation, message))
         if isinstance(message, pipe.Ready):
             self._engines_changed()
@@ -434,13 +436,13 @@ class Node:
 
     def _tick(self, due: float) -> None:
         self._timer = None
-        late_s = time.monotonic() - due
+        late_s = _now() - due
         if late_s > LATE_S:
             log.info("nothing ran here for about %.0f s; nobody's time runs out for that", late_s)
             self._dispatch(Slept(late_s))
         self._dispatch(Tick())
 
-    # ── choices ──
 
-    def _preferred(self, kind: Kind) -> str | None:
-        return self.settings.chat_model if kind == "chat" else self.settings.image_model
+def _now() -> float:
+    """Seconds of the clock that the timers go by."""
+    return asyncio.get_running_loop().time()

@@ -25,6 +25,9 @@ def deltas(run: Run, delta: RunDelta, now: float) -> Iterator[JobEvent]:
     if delta.step is not None or delta.message:
         run.step = delta.step if delta.step is not None else run.step
         run.steps = delta.steps if delta.steps is not None else run.steps
+        if run.step and (run.last_step is None or run.step > run.last_step[0]):
+            run.last_step = run.step, now
+            run.first_step = run.first_step or run.last_step
         yield Progress(step=run.step, steps=run.steps, message=delta.message)
     if not (delta.reasoning or delta.text or delta.tool_calls):
         return

@@ -6,7 +6,6 @@ import asyncio
 import io
 import math
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -15,11 +14,13 @@ from herd_mcp import pipe
 from herd_mcp.jobs import MAX_IMAGE_PX, ChatRequest, ErrorCode, HerdError, ImageRequest, Request
 from herd_mcp.node import memory
 from herd_mcp.node.choose import names_of
+from herd_mcp.node.hardware import hardware
 from herd_mcp.node.image_families import default_px, default_steps, largest_px
 from herd_mcp.node.lanes import EngineKey, Plan
-from herd_mcp.node.measured import NOTHING, Known
+from herd_mcp.node.measured import Known
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.needs import needs_of
+from herd_mcp.node.rates import FirstRates, chip_of, first_rates
 from herd_mcp.node.sizes import tokens_at_most
 from herd_mcp.settings import ModelSettings, Settings
 from herd_mcp.state import ModelInfo
@@ -109,7 +110,15 @@ def plan_for(
         # An image model in other bits than usual is another engine: pinned, each would hold its memory for good.
         pinned=own.pinned and quantize == quantize_for(model, settings),
         idle_unload_s=own.idle_unload_s,
+        first=first_rates_of(model, quantize, needs.active),
     )
+
+
+def first_rates_of(model: ModelInfo, quantize: int | None, active: float) -> FirstRates:
+    """How fast the model is on this Mac, as guessed from its size and the chip."""
+    bits = quantize if model.bits is None else model.bits
+    weights_bytes = memory.loaded_bytes(model.bytes, model.bits, quantize)
+    return first_rates(chip_of(hardware().chip), model.kind, model.bytes, weights_bytes, bits, active)
 
 
 def quantize_for(model: ModelInfo, settings: Settings, asked: int | None = None) -> int | None:
@@ -163,23 +172,6 @@ def _proportions(picture: bytes) -> float | None:
 
 _ORIENTATION = 0x0112
 """EXIF's tag; 5 to 8 lie on their side."""
-
-
-def with_needs(
-    models: list[ModelInfo], settings: Settings, budget_bytes: int, known: Mapping[tuple[str, int | None], Known]
-) -> list[ModelInfo]:
-    """The models, each with what it needs for a small job and the longest conversation that it gets. Reads their
-    configs."""
-    told = []
-    for model in models:
-        facts: dict[str, object] = {"context_tokens": context_tokens(model, settings)}
-        if model.complete:
-            quantize = quantize_for(model, settings)
-            needs = needs_of(model, quantize, settings, budget_bytes, known.get((model.name, quantize), NOTHING))
-            context = given_context(model, settings, needs, budget_bytes)
-            facts = {"needs_bytes": needs.smallest_bytes, "context_tokens": context}
-        told.append(model.model_copy(update=facts))
-    return told
 
 
 def with_limits(request: Request, plan: Plan) -> Request:

@@ -24,11 +24,8 @@ from dataclasses import dataclass
 
 from herd_mcp.node.events import EndEngine
 from herd_mcp.node.lanes import Engine, EngineKey, Lane, State
+from herd_mcp.node.rates import MIN_LOAD_S, READ_BYTES_PER_S
 
-READ_BYTES_PER_S = 1e9
-"""How quickly weights are read, before a load was measured."""
-MIN_LOAD_S = 1.0
-"""The same for the smallest model: a process has to start."""
 MIN_TURN_RUNS = 8
 
 

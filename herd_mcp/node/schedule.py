@@ -21,6 +21,7 @@ from herd_mcp.node.caps import capped, queued
 from herd_mcp.node.events import Effect, Send, StartEngine, Tell
 from herd_mcp.node.lanes import Engine, Lane, Run, State, capacity_at, for_jobs_only
 from herd_mcp.node.room import Room, Wish, end, settle, turn_runs
+from herd_mcp.orders import Returned
 
 
 def schedule(state: State, now: float) -> list[Effect]:
@@ -99,10 +100,12 @@ def _start_run(state: State, lane: Lane, engine: Engine, run: Run, more_bytes: i
     if not engine.running:
         engine.last_progress_at = now  # it was idle, not silent
     engine.reserved_bytes += more_bytes
+    run.streams_s = engine.count_streams(now)
     engine.running[run.number] = run
     engine.starts.append(now)
     engine.last_used_at = run.started_at = now
-    run.load_s = max(0.0, (engine.ready_at or now) - max(run.submitted_at, engine.started_at))
+    ready_at = now if engine.ready_at is None else engine.ready_at
+    run.load_s = max(0.0, ready_at - max(run.submitted_at, engine.started_at))
     tokens = run.size if lane.plan.spec.kind == "chat" else 0
     start = pipe.Start(run=run.number, request=capped(state, run, lane.plan), spool=run.spool, tokens=tokens)
     return [
@@ -134,7 +137,7 @@ def idle(lane: Lane, engine: Engine) -> bool:
 
 def forget(state: State, run: Run) -> None:
     """The run's end is told: nothing more is said about it."""
-    state.runs.pop(run.job_id, None)
+    state.runs.pop(run.id, None)
     lane = state.lanes[run.key]
     if run.started_at is None:
         lane.waiting.remove(run)
@@ -147,6 +150,6 @@ def drop(state: State, lane: Lane) -> None:
         state.lanes.pop(lane.plan.key, None)
 
 
-def tell(run: Run, event: JobEvent) -> Tell:
+def tell(run: Run, event: JobEvent | Returned) -> Tell:
     """An event of the run for the job's owner."""
     return Tell(run.job_id, run.attempt, event)

@@ -6,8 +6,8 @@ import sqlite3
 import time
 from typing import Any
 
-from herd_mcp.jobs import Frozen, Job
-from herd_mcp.state import ImageStats, RecentImage
+from herd_mcp.jobs import Job
+from herd_mcp.state import MAX_NEWEST_MS, DayFigures, ImageStats, OwnStats, RecentImage
 
 DAY_S = 86_400
 RECENT = 10
@@ -89,19 +89,6 @@ def _recent(job: Job) -> RecentImage:
     )
 
 
-class DayFigures(Frozen):
-    """What happened to the jobs accepted in the last 24 hours. What the asker got wrong is not counted as failed."""
-
-    total: int
-    failed: int
-    retries: int
-    cold_loads: int
-    images: int
-    interrupted_streams: int
-    disconnects: int
-    avg_ttft_ms: float | None
-
-
 def day_figures(connection: sqlite3.Connection) -> DayFigures:
     """Figures of the last 24 hours."""
     row: tuple[Any, ...] = connection.execute(
@@ -113,12 +100,13 @@ def day_figures(connection: sqlite3.Connection) -> DayFigures:
                sum(kind = 'image' AND status = 'completed'),
                sum(status = 'failed' AND json_extract(job, '$.stream') AND json_extract(job, '$.timings.ttft_s') > 0),
                sum(coalesce(json_extract(job, '$.disconnected'), 0)),
+               count(json_extract(job, '$.timings.ttft_s')),
                avg(json_extract(job, '$.timings.ttft_s') * 1000)
         FROM jobs WHERE json_valid(job) AND created_at >= ?
         """,
         (time.time() - DAY_S,),
     ).fetchone()
-    counts = [int(value or 0) for value in row[:7]]
+    counts = [int(value or 0) for value in row[:8]]
     return DayFigures(
         total=counts[0],
         failed=counts[1],
@@ -127,5 +115,18 @@ def day_figures(connection: sqlite3.Connection) -> DayFigures:
         images=counts[4],
         interrupted_streams=counts[5],
         disconnects=counts[6],
-        avg_ttft_ms=_rounded(row[7]),
+        answered=counts[7],
+        avg_ttft_ms=_rounded(row[8]),
+    )
+
+
+def own_stats(connection: sqlite3.Connection) -> OwnStats:
+    """All that other nodes want to know of the jobs that were asked here."""
+    newest = connection.execute(
+        f"SELECT {_RUN_MS} FROM jobs {_IMAGES} AND status = 'completed' AND {_RUN_MS} >= 0"
+        " ORDER BY created_at DESC LIMIT ?",
+        (MAX_NEWEST_MS,),
+    ).fetchall()
+    return OwnStats(
+        **dict(image_stats(connection)), newest_ms=tuple(round(ms, 1) for (ms,) in newest), day=day_figures(connection)
     )

@@ -52,6 +52,11 @@ class Watch:
         self._felt = Hysteresis()
         self._failed = False
 
+    @property
+    def available_bytes(self) -> int | None:
+        """As of the last look: memory that could be used without swapping. None before the first."""
+        return self._reading.available_bytes if self._reading else None
+
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
