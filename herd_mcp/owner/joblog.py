@@ -5,30 +5,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from typing import Generic, TypeVar
 
 from herd_mcp.jobs import ErrorCode, HerdError, JobEvent
+from herd_mcp.orders import Returned
 
 MAX_BATCH = 64
 """Events that a reader gets at once: what a surface writes at once for a slow client stays small."""
 
+E = TypeVar("E", JobEvent, JobEvent | Returned)
 
-class JobLog:
-    """Append-only; `seq` rises by one from 1. Closed by its terminal event."""
+
+class JobLog(Generic[E]):
+    """Append-only; `seq` rises by one from 1. Closed by its last event."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
-        self.events: list[JobEvent] = []
+        self.events: list[E] = []
         self._more = asyncio.Event()
         self.closed = asyncio.Event()
         self.abandoned = False
 
-    def append(self, event: JobEvent) -> JobEvent:
+    def append(self, event: E) -> E:
         """Number the event and wake the readers."""
         numbered = event.model_copy(update={"job_id": self.job_id, "seq": len(self.events) + 1})
         self.events.append(numbered)
         self._more.set()
         self._more = asyncio.Event()
-        if numbered.type in ("completed", "failed", "cancelled"):
+        if numbered.type in ("completed", "failed", "cancelled", "returned"):
             self.closed.set()
         return numbered
 
@@ -38,7 +42,7 @@ class JobLog:
         self.closed.set()
         self._more.set()
 
-    async def read(self, after_seq: int = 0) -> AsyncGenerator[Sequence[JobEvent], None]:
+    async def read(self, after_seq: int = 0) -> AsyncGenerator[Sequence[E], None]:
         """Every event after `after_seq`, then those to come, to the terminal one: those that wait together, at most
         MAX_BATCH."""
         place = max(after_seq, 0)

@@ -16,11 +16,12 @@ from herd_mcp.jobs import (
     Job,
     JobEvent,
 )
+from herd_mcp.orders import Ending
 
 Outcome = Completed | Failed | Cancelled
 
 
-def attempt_over(job: Job, outcome: Outcome) -> Job:
+def attempt_over(job: Job, outcome: Ending) -> Job:
     """The job with its last attempt closed; one that is closed stays."""
     last = job.attempts[-1]
     if last.ended_at is not None:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from herd_mcp.jobs import MAX_ATTEMPTS, ErrorCode, ErrorInfo, Job
+from herd_mcp.orders import ELSEWHERE, Returned
 
 DEATHS = frozenset({ErrorCode.ENGINE_CRASHED, ErrorCode.NODE_LOST})
+OF_THE_NODE = DEATHS | {ErrorCode.INTERNAL, ErrorCode.DISK}
+"""Failures that another job may meet on the same node too."""
+NO_PLACE_NOW = frozenset(
+    {
+        ErrorCode.NO_NODE, ErrorCode.NODE_LOST, ErrorCode.BUSY, ErrorCode.INSUFFICIENT_MEMORY,
+        # Where this node says it because the one that has the model is not there yet.
+        ErrorCode.MODEL_NOT_FOUND, ErrorCode.MODEL_INCOMPLETE, ErrorCode.KIND_NOT_SUPPORTED,
+    }
+)  # fmt: skip
+"""Why no node of a herd takes a job, until another one comes back."""
 MAX_DEATHS = 2
+MAX_RETURNS = 16
+"""How often one job is placed again without having run: queues that chase one another come to rest."""
 
 
 def deaths(job: Job) -> int:
@@ -13,12 +26,43 @@ def deaths(job: Job) -> int:
     return sum(attempt.outcome in DEATHS for attempt in job.attempts)
 
 
+def tries(job: Job) -> int:
+    """Attempts that count: what a node gave back was none."""
+    return sum(attempt.outcome != "returned" for attempt in job.attempts)
+
+
+def died_on(job: Job) -> frozenset[str]:
+    """The nodes on which an attempt died, or found no room on the disk."""
+    return frozenset(attempt.node_id for attempt in job.attempts if attempt.outcome in DEATHS | {ErrorCode.DISK})
+
+
+def after_return(job: Job, returned: Returned, returns: int, *, told_tokens: bool) -> ErrorInfo | None:
+    """What becomes of a job that a node gave back: None to place it again, else its error."""
+    if job.stream and told_tokens:
+        return ErrorInfo(
+            code=ErrorCode.NODE_LOST,
+            message=f"The node ended in the middle of the answer: {returned.reason}",
+            hint="Ask again.",
+            retryable=True,
+        )
+    if returns >= MAX_RETURNS:
+        return ErrorInfo(
+            code=ErrorCode.NO_NODE,
+            message=f"{returns} nodes gave the job back, the last one because {returned.reason}.",
+            hint="`herd-mcp status` shows the nodes; try again in a while.",
+            retryable=True,
+        )
+    return None
+
+
 def after_failure(job: Job, error: ErrorInfo, *, told_tokens: bool) -> bool:
     """Whether a failed attempt, already closed in `job.attempts`, is followed by another.
 
-    Only a death is: another failure would come again. A chat whose tokens were shown cannot be taken back.
+    Only a death is, and a full disk of another node: another failure would come again. A chat whose tokens were shown
+    cannot be taken back.
     """
-    if error.code not in DEATHS or deaths(job) >= MAX_DEATHS or len(job.attempts) >= MAX_ATTEMPTS:
+    again = error.code in DEATHS or (error.code == ErrorCode.DISK and error.details.get(ELSEWHERE) is True)
+    if not again or deaths(job) >= MAX_DEATHS or tries(job) >= MAX_ATTEMPTS:
         return False
     return not (job.stream and told_tokens)
 
@@ -29,12 +73,14 @@ def alone_after(error: ErrorInfo) -> bool:
     return error.details.get("admitted") is True
 
 
-def after_restart(job: Job) -> ErrorInfo | None:
-    """What becomes of a job that a killed node left: None to run it again, else its error.
+def after_restart(job: Job, node_id: str) -> ErrorInfo | None:
+    """What becomes of a job that a killed node (`node_id`) left: None to run it again, else its error.
 
-    A job that had not begun is innocent of the node's death; one that had is counted.
+    A job that had not begun, or that ran on another node, is innocent of the node's death; one that had is counted.
     """
-    begun = job.status != "queued"
+    elsewhere = bool(job.attempts) and job.attempts[-1].node_id not in ("", node_id)
+    begun = job.status != "queued" and not elsewhere
+    under_way = bool(job.attempts) and not job.attempts[-1].outcome and not begun  # it goes on, or was none
     if job.kind == "chat":
         return ErrorInfo(
             code=ErrorCode.INTERRUPTED,
@@ -42,7 +88,7 @@ def after_restart(job: Job) -> ErrorInfo | None:
             hint="Ask again.",
             retryable=True,
         )
-    if (begun and deaths(job) + 1 >= MAX_DEATHS) or len(job.attempts) >= MAX_ATTEMPTS:
+    if (begun and deaths(job) + 1 >= MAX_DEATHS) or tries(job) - under_way >= MAX_ATTEMPTS:
         return ErrorInfo(
             code=ErrorCode.ENGINE_CRASHED,
             message="The node ended twice while it worked on this image; it is not tried again.",

@@ -1,0 +1,450 @@
+"""The other Macs of the herd, kept in touch with: who they are, how they are, and that they know how this one is.
+
+Every node tells every other. A call is an exchange, so both sides learn at once and one call serves both. Times are the
+running loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from herd_mcp.clock import steady_s
+from herd_mcp.fleet.found import HERD_DIGITS, Found, Identify, Seeker
+from herd_mcp.fleet.link import Link, MakePeer
+from herd_mcp.fleet.links import Links
+from herd_mcp.fleet.membership import LONGEST_BACKOFF_S, MOST_NODES, Members, Status, backoff_s, wire_problem
+from herd_mcp.fleet.places import merged, parts_of
+from herd_mcp.fleet.reports import Reporter
+from herd_mcp.fleet.sleep import LOOK_S, SleepWatch
+from herd_mcp.fleet.strangers import Stranger, Strangers
+from herd_mcp.fleet.trusted import Trusted
+from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.orders import PeerApi
+from herd_mcp.settings import Settings
+from herd_mcp.state import MAX_REVOKED, NodeState
+
+if TYPE_CHECKING:
+    from herd_mcp.fleet.discovery import Announced, Bonjour
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 5.0
+"""Between two exchanges of two nodes when nothing changes, whoever begins them."""
+TELL_S = 0.05
+"""A change waits this long for others that come with it."""
+GAP_S, GAP_PER_NODE_S = 0.1, 0.01
+"""Between two tellings of changes: at least this, and so much for each other node."""
+CONTACT_S = 8.0
+"""Limit of one exchange; the way there has a shorter one, which tells more."""
+FRESH_S = 1.0
+"""How old this node's state may be in an answer while nothing says that it changed."""
+RETURNS_S = 1.0
+"""At the earliest after a failed call, a node that is heard of is called again at once."""
+REACH_S = 30.0
+"""Each calls each at least this often, however often the other calls: so it knows whether work can be brought there."""
+PARTING_S = 2.0
+"""Limit of the last word."""
+OWN_ADDRESSES_EVERY_S = 30.0
+MOST_GIVEN = 64
+
+
+class Fleet:
+    """The other nodes. `start` when this node's listener is there, `close` before it goes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        trust: Trusted,
+        local_state: Callable[[], NodeState],
+        peer: MakePeer,
+        on_change: Callable[[], None],
+        *,
+        identify: Identify | None = None,
+        incarnation: int | None = None,
+        steady: Callable[[], float] = steady_s,
+        chance: random.Random | None = None,
+    ) -> None:
+        """`peer` makes the way to a node by id and addresses. `on_change`: another node, or how it is, changed.
+        `identify` tells who is at a `host:port`, or raises HerdError; without it `settings.peers` are not asked."""
+        self.settings = settings
+        self.inviting = False
+        """Whether this node is announced although it knows no other."""
+        self._trust = trust
+        self._on_change = on_change
+        self._identify = identify
+        self._chance = chance or random.Random()  # noqa: S311
+        self._loop = asyncio.get_running_loop()
+        self._members = Members()
+        self._strangers = Strangers()
+        self._links = Links(peer, self._keep, self._member)
+        self._seekers: list[Seeker] = []
+        self._bonjour: Bonjour | None = None
+        self._remembered: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._statuses: dict[str, Status] = {}
+        self._shed: frozenset[str] = frozenset()
+        self._addresses: tuple[str, ...] = ()
+        self._own_addresses: Callable[[], tuple[str, ...]] = tuple
+        self._unkept = False
+        self._parting: dict[str, str] = {}
+        self._dirty = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._told_at = float("-inf")
+        self._sleep = SleepWatch(steady)
+        self._reporter = Reporter(local_state, int(time.time() * 1000) if incarnation is None else incarnation)
+        self._read_at = self._loop.time()
+        self.node_id = self._reporter.state.node_id
+        self.name = self._reporter.state.name
+
+    # ── what others ask ──
+
+    @property
+    def refused(self) -> list[Stranger]:
+        """Those who were not let in of late, with the reason."""
+        return self._strangers.shown(self._loop.time())
+
+    def views(self) -> list[NodeState]:
+        """All other nodes of the herd, with status, reason and heard_s as seen from here. Those with one name are told
+        apart by their ids."""
+        self._notice()
+        return self._members.shown(self._loop.time(), self.name)
+
+    def peer(self, node_id: str) -> PeerApi | None:
+        """The way to a node of the herd, be it reached or not; None where there is no such node."""
+        link = self._links.get(node_id)
+        member = node_id in self._members.views or node_id in self._trust.known
+        return link.peer if link and member and node_id not in self._trust.revoked else None
+
+    def state(self) -> NodeState:
+        """This node's state, read and stamped now."""
+        self._refresh()
+        return self._reporter.state
+
+    def changed(self) -> None:
+        """Something changed here, or may have: what matters of it is told within 0.1 s, in a large herd that changes
+        all the time within 0.5 s."""
+        self._dirty = True
+        self._tell_soon()
+
+    def ask(self, node_id: str) -> None:
+        """Call a node now, since there is doubt whether it is there."""
+        if link := self._links.get(node_id):
+            link.alarm.hurry(max(self._loop.time(), link.tried_at + GAP_S))
+
+    def heard(self, caller_id: str, state: NodeState) -> NodeState:
+        """Another node told its state; the answer is this one's. `caller_id` is of its certificate. Raises HerdError:
+        forbidden or unauthorized where it is not let in, and why."""
+        self._notice()
+        self._take(caller_id, state)
+        link, now = self._links.to(caller_id), self._loop.time()
+        if link.failures:
+            link.alarm.hurry(max(now, link.tried_at + RETURNS_S))
+        else:  # the answer tells it as well as a call
+            link.alarm.set(min(now + self._beat_s(), max(now, link.tried_at + REACH_S)))
+        if self._dirty or now - self._read_at > FRESH_S:
+            self._refresh()
+        link.told = self._reporter.state.revision
+        return self._reporter.state
+
+    def found(self, found: Found) -> None:
+        """Somebody was announced on the network."""
+        if found.node_id == self.node_id or found.node_id in self._trust.revoked:
+            return
+        if found.herd != self._trust.herd_id[:HERD_DIGITS]:
+            self._strangers.add(found.node_id, "it is of another herd", self._loop.time())
+        elif problem := wire_problem(found.wire):
+            self._strangers.add(found.node_id, problem, self._loop.time())
+        elif link := self._links.get(found.node_id):
+            if link.told_of(found.addresses, sure=False) and link.failures:
+                self.ask(found.node_id)
+        else:
+            self._links.hint(found.node_id, found.addresses)
+
+    def slept(self, unseen_s: float) -> None:
+        """This Mac slept, or did not run; `unseen_s` of it are not on the loop's clock."""
+        now = self._loop.time()
+        log.info("this Mac slept, or did not run: every other node is asked anew")
+        self._members.slept(now, unseen_s)
+        for link in self._links:
+            link.failures = 0
+            link.alarm.set(now)
+        for seeker in self._seekers:
+            seeker.hurry()
+        if self._bonjour:
+            self._bonjour.stale = True
+        self._look_around()
+
+    # ── life ──
+
+    async def start(self, own_addresses: Callable[[], tuple[str, ...]]) -> None:
+        """Begin to tell and to listen for others. `own_addresses`: `host:port` where others reach this node now."""
+        self._own_addresses = own_addresses
+        self._addresses = merged(own_addresses())
+        self._refresh()
+        self._meet_known()
+        self._tasks = [asyncio.create_task(self._tick(), name="fleet")]
+        if self._identify:
+            for address in dict.fromkeys(self.settings.peers[:MOST_GIVEN]):
+                if parts_of(address) is None:
+                    self._turned_away(address, "it is not `host:port`: correct the setting `peers`")
+                if parts_of(address) is None or address in self._addresses:  # a list for all Macs names this one too
+                    continue
+                seeker = Seeker(
+                    address, self._identify, reached=self._reached, met=self._met, refused=self._turned_away
+                )
+                self._seekers.append(seeker)
+                self._tasks.append(asyncio.create_task(seeker.run(), name=f"peer {address}"))
+        if self.settings.bonjour:
+            from herd_mcp.fleet.discovery import Bonjour
+
+            self._bonjour = Bonjour(self.node_id, self.settings.peer_bind, self.found)
+            self._tasks.append(asyncio.create_task(self._bonjour.keep(self._announced), name="bonjour"))
+
+    async def close(self, reason: str = "it was stopped") -> None:
+        """Tell the others that this node goes, and why; end."""
+        if self._timer:
+            self._timer.cancel()
+        self._parting = {"status": "offline", "reason": reason}
+        state = self.state()
+        tasks = [*self._tasks, *(link.task for link in self._links if link.task)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PARTING_S):
+                last = (link.peer.exchange(state) for link in self._links if not link.failures)
+                await asyncio.gather(*last, return_exceptions=True)
+        if self._bonjour:
+            await self._bonjour.close()
+
+    # ── this node's state ──
+
+    def _refresh(self) -> None:
+        self._dirty, self._read_at = False, self._loop.time()
+        self._drop_revoked()
+        revoked = tuple(sorted(self._trust.revoked))[:MAX_REVOKED]
+        if self._reporter.look(addresses=self._addresses, revoked=revoked, **self._parting):
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if self._timer is None:
+            gap_s = max(GAP_S, GAP_PER_NODE_S * len(self._links))
+            at = max(self._loop.time() + TELL_S, self._told_at + gap_s)
+            self._timer = self._loop.call_at(at, self._tell)
+
+    def _tell(self) -> None:
+        self._told_at = now = self._loop.time()
+        try:
+            if self._dirty:
+                self._refresh()
+        finally:  # not sooner: what the look found is told here
+            self._timer = None
+        for link in self._links:
+            if not link.failures and link.told < self._reporter.matter.revision:
+                link.alarm.hurry(now)
+
+    def _beat_s(self) -> float:
+        return BEAT_S * self._chance.uniform(0.8, 1.0)
+
+    # ── the others ──
+
+    def _take(self, caller_id: str, state: NodeState) -> None:
+        """Believe what a node tells of itself. Raises HerdError where it is not let in."""
+        now = self._loop.time()
+        problem = ""
+        if caller_id == self.node_id:
+            problem = "it says that it is this very node: a home was copied; remove trust/node_id on one of the two"
+        elif state.node_id != caller_id:
+            problem = f"it told the state of another node, {state.node_id}"
+        elif caller_id in self._trust.revoked:
+            problem = "it was removed from this herd"
+        else:
+            problem = wire_problem(state.wire)
+        if problem:
+            raise self._refusal(caller_id, problem)
+        self._take_revoked(state)
+        if caller_id in self._trust.revoked:
+            raise self._refusal(caller_id, "it left this herd")
+        report = self._members.report(state, now)
+        if report == "full":
+            raise self._refusal(caller_id, f"this herd has {MOST_NODES} nodes, and more do not work together yet")
+        if report == "double":
+            raise self._refusal(caller_id, "two say that they are this node, and the one that started later counts")
+        link = self._links.to(caller_id)
+        if link.told_of(state.addresses, sure=True) and link.failures:
+            self.ask(caller_id)
+        if report == "new":
+            self._remember(state)
+            self._look_around(always=True)
+
+    def _take_revoked(self, state: NodeState) -> None:
+        """Shut out whom another member shut out, and pass it on."""
+        if set(state.revoked) <= self._trust.revoked:
+            return
+        with self._without_disk():
+            if not self._trust.revoke(state.revoked):
+                return
+            if self.node_id in state.revoked:
+                self._turned_away(self.node_id, f"{state.name} says that this Mac was taken out of the herd")
+            self._drop_revoked()
+            self.changed()
+
+    def _remember(self, state: NodeState) -> None:
+        what = state.name, merged(state.addresses)
+        if what[1] and self._remembered.get(state.node_id) != what:
+            self._remembered[state.node_id] = what
+            with self._without_disk():
+                self._trust.remember(state.node_id, *what)
+
+    @contextlib.contextmanager
+    def _without_disk(self) -> Iterator[None]:
+        """A disk that takes nothing must not end what the nodes tell each other."""
+        try:
+            yield
+        except HerdError as error:
+            if not self._unkept:
+                log.warning("what was told of the herd is not kept: %s", error)
+            self._unkept = True
+
+    def _refusal(self, node_id: str, problem: str) -> HerdError:
+        self._strangers.add(node_id, problem, self._loop.time())
+        code = ErrorCode.UNAUTHORIZED if node_id in self._trust.revoked else ErrorCode.FORBIDDEN
+        return HerdError(code, f"Not let in: {problem}.")
+
+    def _drop_revoked(self) -> None:
+        gone = self._trust.revoked - self._shed
+        if not gone:
+            return
+        self._shed |= gone
+        self._members.drop(gone)
+        self._links.drop(gone)
+        for node_id in gone:
+            self._remembered.pop(node_id, None)
+        self._look_around()
+
+    def _meet_known(self) -> None:
+        for node_id, met in list(self._trust.known.items()):
+            if node_id != self.node_id and node_id not in self._trust.revoked:
+                self._links.meet(node_id, met.addresses)
+
+    def _member(self, node_id: str) -> bool:
+        return node_id in self._members.views or node_id in self._trust.known
+
+    # ── loops ──
+
+    async def _keep(self, link: Link) -> None:
+        """Exchange states with one node for as long as it may be of the herd."""
+        while True:
+            await link.alarm.rings()
+            problem = await self._exchange(link)
+            if not problem:
+                link.alarm.set(self._loop.time() + self._beat_s())
+                if link.told < self._reporter.matter.revision:
+                    self._tell_soon()
+                continue
+            self._members.failed(link.node_id, problem)
+            self._look_around()
+            if self._links.given_up(link):
+                return
+            view = self._members.views.get(link.node_id)
+            parted = view is not None and view.state.status == "offline"
+            wait_s = LONGEST_BACKOFF_S if parted else backoff_s(link.failures)
+            link.alarm.set(self._loop.time() + wait_s * self._chance.uniform(0.8, 1.0))
+
+    async def _exchange(self, link: Link) -> str:
+        """One call. What was wrong with it; empty if nothing was."""
+        if not link.addresses:
+            link.failures += 1
+            return "its address is not known"
+        link.tried_at = self._loop.time()
+        try:
+            if self._dirty or link.tried_at - self._read_at > FRESH_S:
+                self._refresh()
+            state = self._reporter.state
+            async with asyncio.timeout(CONTACT_S):
+                answer = await link.peer.exchange(state)
+            self._take(link.node_id, answer)
+        except TimeoutError:
+            problem = f"no answer within {CONTACT_S:g} s"
+        except HerdError as error:
+            problem = error.info.sentence
+        except Exception:
+            log.exception("the exchange with %s went wrong", link.node_id)
+            problem = "internal error of this Mac, see logs/node.log"
+        else:
+            link.told = max(link.told, state.revision)
+            link.reached()
+            self._members.reached(link.node_id)
+            self._look_around()
+            return ""
+        link.missed()
+        return problem
+
+    async def _tick(self) -> None:
+        looked_at = self._loop.time()
+        failed = False
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self._notice()
+                self._members.forget(self._loop.time())
+                self._look_around()
+                self._meet_known()
+                self._links.follow_hints()
+                if self._loop.time() - looked_at > OWN_ADDRESSES_EVERY_S:
+                    looked_at = self._loop.time()
+                    self._find_own_addresses()
+                failed = False
+            except Exception:  # what goes wrong once must not end the watch for good
+                if not failed:
+                    log.exception("the look at the herd went wrong")
+                failed = True
+
+    def _find_own_addresses(self) -> None:
+        now = merged(self._own_addresses())
+        if now != self._addresses:
+            self._addresses = now
+            self.changed()
+            if self._bonjour:
+                self._bonjour.stale = True
+
+    def _notice(self) -> None:
+        """Whether this Mac slept since the last look."""
+        unseen_s = self._sleep.slept()
+        if unseen_s is not None:
+            self.slept(unseen_s)
+
+    def _look_around(self, *, always: bool = False) -> None:
+        """Tell those who want to know if the others changed."""
+        now = self._members.statuses(self._loop.time())
+        if always or now != self._statuses:
+            self._statuses = now
+            self._on_change()
+
+    # ── finding others ──
+
+    def _announced(self) -> Announced | None:
+        from herd_mcp.fleet.discovery import Announced
+
+        others = self._members.views.keys() | (self._trust.known.keys() - {self.node_id})
+        if not self._addresses or not (others or self.inviting):
+            return None
+        return Announced(self.node_id, self._trust.herd_id[:HERD_DIGITS], self._addresses)
+
+    def _reached(self, node_id: str) -> bool:
+        link = self._links.get(node_id)
+        return node_id == self.node_id or (link is not None and not link.failures)
+
+    def _met(self, node_id: str, address: str) -> None:
+        if node_id != self.node_id and node_id not in self._trust.revoked:
+            self._links.to(node_id).told_of((address,), sure=False)
+            self.ask(node_id)
+
+    def _turned_away(self, who: str, reason: str) -> None:
+        self._strangers.add(who, reason, self._loop.time())
