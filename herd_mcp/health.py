@@ -6,11 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from herd_mcp.node.choose import download_command, means, names_of
+from herd_mcp.node.choose import download_command, names_of
 from herd_mcp.node.relief import SHORT_IDLE_S
-from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, Settings
-from herd_mcp.state import Estimate, FleetHealth, Level, ModelInfo, NodeState, Recommendation, Vitals
+from herd_mcp.state import DayFigures, Estimate, FleetHealth, Level, ModelInfo, NodeState, Recommendation, Vitals, means
 
 COST = {"info": 0, "warning": 10, "critical": 30}
 ERROR_RATE_WARNING_PCT = 10.0
@@ -31,13 +30,15 @@ def fleet_health(
     gallery_bytes: int,
     disk_free_bytes: int,
     damaged_history: str = "",
+    absent: Sequence[str] = (),
 ) -> FleetHealth:
-    """The health of the herd now. `damaged_history`: the name an unreadable database was given, if one was found."""
+    """The health of the herd now. `damaged_history`: the name an unreadable database was given, if one was found;
+    `absent`: the nodes whose jobs are not in `day`."""
     error_rate_pct = round(100 * day.failed / day.total, 1) if day.total else 0.0
     recommendations = [
         *_models(models),
-        *_named_in_settings(models, settings),
-        *_named_twice(models, settings),
+        *_named_in_settings([model for model in models if model.source != "peer"], settings),
+        *_named_twice([model for model in models if model.source != "peer"], settings),
         *_errors(day, error_rate_pct),
         *_disk(settings, gallery_bytes, disk_free_bytes),
         *_nodes(nodes),
@@ -64,7 +65,9 @@ def fleet_health(
         transcriptions_24h=0,
         health_score=score,
     )
-    return FleetHealth(vitals=vitals, recommendations=tuple(recommendations), checked_at=time.time())
+    return FleetHealth(
+        vitals=vitals, recommendations=tuple(recommendations), checked_at=time.time(), absent=tuple(absent)
+    )
 
 
 def _models(models: Sequence[ModelInfo]) -> list[Recommendation]:

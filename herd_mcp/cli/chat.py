@@ -33,6 +33,7 @@ def chat(
     temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A label for statistics; may be repeated.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the seconds per Mac that decided where.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON at the end.")] = False,
 ) -> None:
     """Ask a model. The answer goes to stdout as it comes, what the model thinks before it to stderr.
@@ -61,11 +62,13 @@ def chat(
     if not text or not text.strip():
         say("There is no question: give a prompt, or text on stdin.")
         raise typer.Exit(USAGE)
-    _once(text, system, options, as_json=as_json)
+    _once(text, system, options, as_json=as_json, explain=explain)
 
 
-def _once(text: str, system: str | None, options: dict[str, Any], *, as_json: bool) -> None:
+def _once(text: str, system: str | None, options: dict[str, Any], *, as_json: bool, explain: bool) -> None:
     from herd_mcp.cli.client import start_node
+    from herd_mcp.cli.follow import explain as explain_job
+    from herd_mcp.cli.follow import placement
 
     request = _request([*_opening(system), {"role": "user", "content": text}], options)
     node = start_node()
@@ -80,13 +83,17 @@ def _once(text: str, system: str | None, options: dict[str, Any], *, as_json: bo
     if result is None:
         say(f"The job {answer.job_id} was cancelled.")
         raise SystemExit(FAILED)
+    job = node.job(answer.job_id) if explain else None
     if as_json:
-        print_json({"job_id": answer.job_id, **result.model_dump(mode="json")})
+        told = {"placement": placement(job)} if job else {}
+        print_json({"job_id": answer.job_id, **result.model_dump(mode="json"), **told})
         return
     if result.limited_by:
         say(f"[{result.limited_by}]")
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or explain:
         say(_summary(result))
+    if job:
+        explain_job(job)
 
 
 def _converse(system: str | None, options: dict[str, Any]) -> None:

@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import psutil
 
 from herd_mcp import bridge
+from herd_mcp.cli.check_herd import herd
 from herd_mcp.cli.console import human_bytes, human_s
+from herd_mcp.cli.findings import Finding
 from herd_mcp.jobs import HerdError
 
 if TYPE_CHECKING:
@@ -29,15 +31,6 @@ LOW_MEMORY_BYTES = 8 * GIB
 LOW_DISK_BYTES = 10 * GIB
 LEAST_DISK_BYTES = GIB
 IMPORT_S = 120
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at. `fix` is the command that mends it, or what to do."""
-
-    check: str
-    level: Literal["ok", "note", "broken"]
-    text: str
-    fix: str = ""
 
 
 def python() -> Iterable[Finding]:
@@ -153,7 +146,7 @@ def settings() -> Iterable[Finding]:
 def port() -> Iterable[Finding]:
     """Free, or held by our own node."""
     from herd_mcp.cli.run_dir import read_record
-    from herd_mcp.cli.server import bind
+    from herd_mcp.serving.server import bind
     from herd_mcp.settings import load_settings
 
     try:
@@ -194,6 +187,9 @@ def node() -> Iterable[Finding]:
         yield Finding("node", "broken", f"A node runs and does not answer: {error}", "herd-mcp stop")
         return
     yield Finding("node", "ok", f"the node {own.name} answers, version {own.version}")
+    if own.paused:
+        fix = "herd-mcp resume ends a pause by hand; pause_times and pause_on_battery are settings (herd-mcp config)"
+        yield Finding("pause", "note", f"it does nothing for other Macs: {own.paused}", fix)
 
 
 def models() -> Iterable[Finding]:
@@ -294,6 +290,7 @@ CHECKS: tuple[Callable[[], Iterable[Finding]], ...] = (
     settings,
     port,
     node,
+    herd,
     models,
     built_in,
 )

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from herd_mcp import bridge
 from herd_mcp.cli.run_dir import as_herd_error, read_record
+from herd_mcp.fleet.words import Invitation, InviteInfo, Joined, Left, PeerCheck
 from herd_mcp.jobs import JOB_EVENT, ErrorCode, ErrorInfo, Frozen, HerdError, Job, JobEvent
 from herd_mcp.state import FleetHealth, ModelInfo, NodeState
 
@@ -32,14 +33,25 @@ CANCEL_S = 75.0
 """Seconds that cancelling may take: the node waits for the engine's current step."""
 
 _JOBS: TypeAdapter[list[Job]] = TypeAdapter(list[Job])
+JOIN_S = 90.0
+"""Seconds that joining may take: every address of the code is tried."""
+
+_INVITATION: TypeAdapter[Invitation | None] = TypeAdapter(Invitation | None)
+_CHECKS: TypeAdapter[list[PeerCheck]] = TypeAdapter(list[PeerCheck])
 _MODELS: TypeAdapter[list[ModelInfo]] = TypeAdapter(list[ModelInfo])
 _BROKEN = (OSError, http.client.HTTPException)
 
 
-class Status(Frozen):
-    """What the node answers to `status`."""
+class Nodes(Frozen):
+    """The nodes as one of them knows them, that one first, and who was not let in."""
 
     nodes: tuple[NodeState, ...]
+    strangers: tuple[str, ...] = ()
+
+
+class Status(Nodes):
+    """What the node answers to `status`."""
+
     health: FleetHealth
 
 
@@ -84,6 +96,14 @@ class NodeClient:
     def status(self) -> Status:
         return Status.model_validate_json(self._send("GET", "/herd/api/status"))
 
+    def nodes(self) -> Nodes:
+        """Without asking another node for anything."""
+        return Nodes.model_validate_json(self._send("GET", "/herd/api/nodes"))
+
+    def job(self, job_id: str) -> Job:
+        """One job as it is now. Raises HerdError(job_not_found)."""
+        return Job.model_validate_json(self._send("GET", f"/herd/api/jobs/{job_id}"))
+
     def models(self) -> list[ModelInfo]:
         return _MODELS.validate_json(self._send("GET", "/herd/api/models"))
 
@@ -99,9 +119,38 @@ class NodeClient:
         answer = self._send("DELETE", f"/herd/api/jobs/{job_id}", timeout_s=CANCEL_S)
         return Job.model_validate_json(answer)
 
+    def pause(self, for_s: float | None) -> NodeState:
+        """Do nothing for others for so many seconds, None until `resume`. The node as it is then."""
+        body = json.dumps({"for_s": for_s}).encode()
+        return NodeState.model_validate_json(self._send("POST", "/herd/api/pause", body))
+
+    def resume(self) -> NodeState:
+        return NodeState.model_validate_json(self._send("POST", "/herd/api/resume"))
+
     def stop(self) -> None:
         """Ask the node to drain and end; it answers at once."""
         self._send("POST", "/herd/api/stop")
+
+    def invite(self) -> InviteInfo:
+        return InviteInfo.model_validate_json(self._send("POST", "/herd/api/herd/invite"))
+
+    def invitation(self) -> Invitation | None:
+        return _INVITATION.validate_json(self._send("GET", "/herd/api/herd/invite"))
+
+    def close_invite(self) -> None:
+        self._send("DELETE", "/herd/api/herd/invite")
+
+    def join(self, code: str) -> Joined:
+        body = json.dumps({"code": code}).encode()
+        return Joined.model_validate_json(self._send("POST", "/herd/api/herd/join", body, timeout_s=JOIN_S))
+
+    def leave(self, *, rotate: bool = False, node: str | None = None) -> Left:
+        body = json.dumps({"rotate": rotate, "node": node}).encode()
+        return Left.model_validate_json(self._send("POST", "/herd/api/herd/leave", body))
+
+    def check(self) -> list[PeerCheck]:
+        """The other Macs of the herd, each asked now by the node itself."""
+        return _CHECKS.validate_json(self._send("GET", "/herd/api/herd/check"))
 
     def image(self, image_id: str) -> bytes:
         """The PNG."""
@@ -123,9 +172,9 @@ class NodeClient:
         if not told:
             raise _lost("")
 
-    def _send(self, method: str, path: str, *, timeout_s: float = ANSWER_S) -> bytes:
+    def _send(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float = ANSWER_S) -> bytes:
         try:
-            with self._ask(method, path, timeout_s=timeout_s) as response:
+            with self._ask(method, path, body, timeout_s=timeout_s) as response:
                 return response.read()
         except _BROKEN as error:
             raise no_node(f"({type(error).__name__} on its port.)") from error

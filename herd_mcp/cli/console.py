@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from herd_mcp.jobs import ErrorInfo
 
@@ -72,8 +73,8 @@ def console(*, err: bool = False) -> Console:
     return Console(stderr=err, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """A table on stdout; columns named in `right` hold numbers. Long cells fold, nothing is cut."""
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
+    """A table; columns named in `right` hold numbers. Long cells fold, nothing is cut."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -83,10 +84,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, rig
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(clean(str(cell))) for cell in row))
-    output = console()
-    if not sys.stdout.isatty():  # a pipe has no width: let every row be one line
+    return table
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), err: bool = False
+) -> None:
+    """A table on stdout, or on stderr where stdout is for data."""
+    output = console(err=err)
+    if not (sys.stderr if err else sys.stdout).isatty():  # a pipe has no width: let every row be one line
         output.width = 400
-    output.print(table)
+    output.print(table_of(columns, rows, right=right))
 
 
 def human_bytes(count: int | float | None) -> str:

@@ -20,11 +20,11 @@ def demo(
 ) -> None:
     """Show the whole way, without set-up or download.
 
-    Chats and draws two images with the built-in models.
+    Two nodes become a herd; a chat and images go to the one that is done first; one is killed, and nothing is lost.
 
-    Starts a node of its own in a temporary home and talks to it as an MCP client does, over stdio. Nothing of it stays
-    but the PNGs; ~/.herd and a node that runs already are left alone. The built-in models are tiny: they show the way
-    of a request, not what real models can do.
+    Starts them in temporary homes on this machine and talks to the first as an MCP client does, over stdio. Nothing of
+    it stays but the PNGs; ~/.herd and a node that runs already are left alone. The built-in models are tiny: they show
+    the way of a request, not what real models can do.
 
     \b
     Example:

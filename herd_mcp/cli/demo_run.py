@@ -1,4 +1,5 @@
-"""What `demo` does: a node of its own, an MCP client over stdio, a chat, two images, and the table at the end."""
+"""What `demo` does: two nodes of its own in a herd, an MCP client over stdio, a chat, images on both, one node killed
+in the middle of an image, and the table at the end."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ import anyio
 from mcp import Client, StdioServerParameters
 from mcp_types import BlobResourceContents, CallToolResult, TextResourceContents
 
+from herd_mcp.cli import demo_herd
 from herd_mcp.cli.console import human_s, print_json
 from herd_mcp.cli.demo_screen import Screen
-from herd_mcp.cli.temporary import TemporaryNode, temporary_node
+from herd_mcp.cli.temporary import TemporaryNode, temporary_nodes
 from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 QUESTION = "What is herd-mcp?"
 ANSWER_TOKENS = 96
 PROMPTS = ("a red circle on a white background", "a yellow star on a blue background")
+LONGER_STEPS = 6
+"""Of the images during which a node is killed."""
 CHAT_MODEL, IMAGE_MODEL = "herd-tiny-chat", "herd-tiny-image"
 CALL_S = 120.0
 
@@ -51,6 +55,8 @@ class Report:
     models: list[dict[str, Any]] = field(default_factory=list)
     chat: dict[str, Any] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)
+    killed: dict[str, Any] = field(default_factory=dict)
+    """The node that was killed, and the job that it drew then."""
     stats: dict[str, Any] = field(default_factory=dict)
     health: dict[str, Any] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
@@ -68,20 +74,21 @@ def run_demo(out: Path, *, as_json: bool) -> None:
         ) from error
     report = Report()
     screen = Screen(err=as_json)
-    screen.line("Starting a node in a temporary home, on a free port…")
-    with temporary_node() as node:
-        took_s = time.monotonic() - started
-        screen.line(
-            f"It runs (pid {node.process.pid}, port {node.port}) after {human_s(took_s)}. Now as an MCP client:"
-        )
+    screen.line("Starting two nodes in temporary homes, on free ports of this machine…")
+    with temporary_nodes(*demo_herd.VARIABLES) as (first, second):
+        told = ", ".join(f"pid {node.process.pid}, port {node.port}" for node in (first, second))
+        screen.line(f"They run after {human_s(time.monotonic() - started)} ({told}).")
+        demo = _Demo(first, second, out, screen, report)
+        demo.make_herd()
+        screen.line("Now as an MCP client of the first:")
         with _one_error():
-            asyncio.run(_Demo(node, out, screen, report).run())
+            asyncio.run(demo.run())
     report.seconds = round(time.monotonic() - started, 2)
     if as_json:
         print_json(asdict(report))
         return
     screen.table(("what", "model", "node", "took", "outcome"), [_cells(step) for step in report.steps])
-    screen.line(f"All in {human_s(report.seconds)}; the node has ended. The pictures: {', '.join(report.files)}")
+    screen.line(f"All in {human_s(report.seconds)}; the nodes have ended. The pictures: {', '.join(report.files)}")
     screen.line("The built-in models are tiny and show the way only; `herd-mcp doctor` says how real ones get here.")
 
 
@@ -104,14 +111,27 @@ def _one_error() -> Iterator[None]:
 class _Demo:
     """The steps, in one MCP session."""
 
-    def __init__(self, node: TemporaryNode, out: Path, screen: Screen, report: Report) -> None:
-        self._node, self._out, self._screen, self._report = node, out, screen, report
-        self._name = ""
+    def __init__(self, first: TemporaryNode, second: TemporaryNode, out: Path, screen: Screen, report: Report) -> None:
+        self._first, self._second = first, second
+        self._node = demo_herd.client_of(first)
+        self._out, self._screen, self._report = out, screen, report
+
+    def make_herd(self) -> None:
+        """Each draws once; then `invite` on the first, `join` on the second."""
+        started, second = time.monotonic(), demo_herd.client_of(self._second)
+        demo_herd.warm([self._node, second], IMAGE_MODEL)
+        both = " + ".join(demo_herd.NAMES)
+        self._done("warm", IMAGE_MODEL, started, "each has drawn once and knows how fast it is", node=both)
+        started = time.monotonic()
+        code = demo_herd.join(self._node, second)
+        self._done("herd", "", started, "two Macs, TLS between them", node=both)
+        self._screen.line(f"    on {demo_herd.NAMES[0]}: herd-mcp invite")
+        self._screen.line(f"    on {demo_herd.NAMES[1]}: herd-mcp join {code}")
 
     async def run(self) -> None:
         started = time.monotonic()
         program = StdioServerParameters(
-            command=sys.executable, args=["-P", "-m", "herd_mcp", "mcp"], env=self._node.env, cwd=self._node.home
+            command=sys.executable, args=["-P", "-m", "herd_mcp", "mcp"], env=self._first.env, cwd=self._first.home
         )
         async with Client(program, read_timeout_seconds=CALL_S) as client:
             tools = await client.list_tools()
@@ -122,17 +142,16 @@ class _Demo:
             async with anyio.create_task_group() as group:
                 for number, prompt in enumerate(PROMPTS, 1):
                     group.start_soon(self._image, client, number, prompt)
+            await self._kill(client)
             self._report.images.sort(key=lambda image: str(image["file"]))
             self._report.files.sort()
             await self._resources(client)
-        for step in self._report.steps:  # what came before the first result is of the same node
-            step.node = step.node or self._name
 
     async def _models(self, client: Client) -> None:
         started = time.monotonic()
         told = _structured(await client.call_tool("list_models", {}))
         self._report.models = [dict(model) for model in told["models"]]
-        names = [f"{model['name']} ({model['kind']})" for model in self._report.models]
+        names = [f"{model['name']} ({model['kind']}) on {len(model['nodes'])} Macs" for model in self._report.models]
         self._done("list_models", "", started, ", ".join(names))
 
     async def _chat(self, client: Client) -> None:
@@ -153,12 +172,29 @@ class _Demo:
         self._screen.quote(QUESTION, str(answer.get("text") or ""))
         tokens = (answer.get("usage") or {}).get("completion_tokens", 0)
         rate = (answer.get("timings") or {}).get("decode_tokens_per_s")
-        self._name = str(answer["node"])
-        self._done("chat", CHAT_MODEL, started, f"{tokens} tokens" + (f", {rate:.0f} tokens/s" if rate else ""))
+        outcome = f"{tokens} tokens" + (f", {rate:.0f} tokens/s" if rate else "")
+        self._done("chat", CHAT_MODEL, started, outcome, node=str(answer["node"]))
 
-    async def _image(self, client: Client, number: int, prompt: str) -> None:
+    async def _kill(self, client: Client) -> None:
+        """The same two images with more steps, and the end of the node that draws one of them."""
+        self._screen.line(f"Two more; {demo_herd.NAMES[1]} is killed (SIGKILL) in the middle of the one that it draws.")
+        earlier = {str(image["job_id"]) for image in self._report.images}
+        async with anyio.create_task_group() as group:
+            for number, prompt in enumerate(PROMPTS, len(PROMPTS) + 1):
+                group.start_soon(self._image, client, number, prompt, LONGER_STEPS)
+            started = time.monotonic()
+            job = await anyio.to_thread.run_sync(
+                demo_herd.kill_in_the_middle, self._node, self._second, earlier, abandon_on_cancel=True
+            )
+            assert job.progress is not None
+            name, far = demo_herd.NAMES[1], f"step {job.progress.step} of {job.progress.steps}"
+            self._report.killed = {"node": name, "job_id": job.id, "at": far}
+            self._done("kill -9", "", started, f"{name} is gone at {far} of an image", node=name)
+
+    async def _image(self, client: Client, number: int, prompt: str, steps: int | None = None) -> None:
         started = time.monotonic()
         arguments = {"model": IMAGE_MODEL, "prompt": prompt, "seed": number, "tags": ["demo"]}
+        arguments |= {"steps": steps} if steps else {}
         with self._screen.bar(f"“{prompt}”") as bar:
 
             async def tell(progress: float, total: float | None, message: str | None) -> None:
@@ -173,14 +209,18 @@ class _Demo:
         self._report.images.append({**result, "prompt": prompt, "file": str(file)})
         drawn_s = float((result.get("timings") or {}).get("run_s") or 0)
         size = f"{result['width']}×{result['height']}, {result['steps']} steps in {human_s(drawn_s)}"
-        self._done(f"image {number}", IMAGE_MODEL, started, f"{file} ({size})", node=str(result["node"]))
+        ran_on = " → ".join(str(attempt["node"]) for attempt in result["placement"]["attempts"])
+        self._done(f"image {number}", IMAGE_MODEL, started, f"{file} ({size})", node=ran_on)
+        self._screen.line(f"    {result['placement']['why']}")
 
     async def _resources(self, client: Client) -> None:
         started = time.monotonic()
         self._report.stats = await _read_json(client, "herd://images/stats")
         average = float(self._report.stats.get("avg_generation_ms") or 0) / 1000
         drawn = self._report.stats["completed"]
-        self._done("herd://images/stats", "", started, f"{drawn} images, {human_s(average)} each on average")
+        without = f"; without {', '.join(absent)}" if (absent := self._report.stats["absent"]) else ""
+        told = f"{drawn} images, {human_s(average)} each on average{without}"
+        self._done("herd://images/stats", "", started, told)
         started = time.monotonic()
         self._report.health = await _read_json(client, "herd://fleet/health")
         vitals = self._report.health["vitals"]
@@ -188,11 +228,11 @@ class _Demo:
             "herd://fleet/health",
             "",
             started,
-            f"{vitals['nodes_online']} of {vitals['nodes_total']} nodes online, score {vitals['health_score']}",
+            f"{vitals['nodes_online']} of {vitals['nodes_total']} Macs online, score {vitals['health_score']}",
         )
 
-    def _done(self, what: str, model: str, started: float, outcome: str, *, node: str = "") -> None:
-        step = Step(what, model, node or self._name, round(time.monotonic() - started, 3), outcome)
+    def _done(self, what: str, model: str, started: float, outcome: str, *, node: str = demo_herd.NAMES[0]) -> None:
+        step = Step(what, model, node, round(time.monotonic() - started, 3), outcome)
         self._report.steps.append(step)
         self._screen.line(f"✓ {what}: {outcome}")
 

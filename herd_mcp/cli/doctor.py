@@ -23,7 +23,7 @@ def doctor(
 ) -> None:
     """Look for what is missing on this machine.
 
-    At Python, libraries, memory, disk, port, node and models; and try the built-in ones.
+    At Python, libraries, memory, disk, port, node, the other Macs of the herd and models; and try the built-in ones.
 
     Changes nothing. Ends with 1 when something is broken; what could merely be better is marked with a dot.
 
@@ -32,7 +32,8 @@ def doctor(
       herd-mcp doctor
       herd-mcp doctor --no-trial --json
     """
-    from herd_mcp.cli.checks import CHECKS, Finding, built_in
+    from herd_mcp.cli.checks import CHECKS, built_in
+    from herd_mcp.cli.findings import Finding
 
     findings: list[Finding] = []
     for check in CHECKS:

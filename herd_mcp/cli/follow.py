@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from herd_mcp.cli.console import clean, human_s, say
-from herd_mcp.jobs import ENDED, HerdError, JobEvent, Loading, Progress, Queued, Routed
+from herd_mcp.jobs import ENDED, HerdError, Job, JobEvent, Loading, Progress, Queued, Routed, owner_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,6 +63,39 @@ class Bar:
         self._bar.update(
             self._task, description=clean(self._label + words), completed=done or 0, total=total, count=clean(count)
         )
+
+
+def explain(job: Job) -> None:
+    """The seconds per node that decided where a job ran, on stderr."""
+    from herd_mcp.cli.console import print_table
+    from herd_mcp.explain import story
+
+    rows = job.routed.estimates if job.routed else ()
+    here = owner_of(job.id)
+    if len(rows) < 2:
+        say("There was one Mac to run it on.")
+    else:
+        numbers = ("done in", "work ahead", "load", "itself")
+        table = [
+            (
+                f"{row.node} (this Mac)" if row.node_id == here else row.node,
+                *map(human_s, (row.finish_s, row.ahead_s, row.load_s, row.service_s)),
+                row.reason,
+            )
+            for row in rows
+        ]
+        print_table(("node", *numbers, "why not, or not gladly"), table, right=numbers, err=True)
+    if told := story(job, here):
+        say(told)
+
+
+def placement(job: Job) -> dict[str, object]:
+    """The same as data."""
+    from herd_mcp.explain import story
+
+    rows = [row.model_dump() for row in job.routed.estimates] if job.routed else []
+    attempts = [attempt.model_dump() for attempt in job.attempts]
+    return {"why": story(job, owner_of(job.id)), "estimates": rows, "attempts": attempts}
 
 
 def cancel_and_say(node: NodeClient, job_id: str) -> None:

@@ -38,6 +38,7 @@ def image(
     output: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the PNG there too; `-` writes it to stdout.")
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the seconds per Mac that decided where.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Draw an image and print where the PNG lies.
@@ -51,6 +52,8 @@ def image(
       herd-mcp image -- "-5 degrees and a frozen lake"
     """
     from herd_mcp.cli.client import start_node
+    from herd_mcp.cli.follow import explain as explain_job
+    from herd_mcp.cli.follow import placement
     from herd_mcp.jobs import ImageRequest, parse_request
 
     _check_output(output, as_json)
@@ -73,14 +76,18 @@ def image(
     job_id, result = draw(node, request, as_json=as_json)
     data = node.image(result.image_id) if output else b""
     path = _deliver(output, data, result)
+    job = node.job(job_id) if explain else None
     if as_json:
-        print_json({"job_id": job_id, **result.model_dump(mode="json"), "output": path})
+        told = {"placement": placement(job)} if job else {}
+        print_json({"job_id": job_id, **result.model_dump(mode="json"), "output": path, **told})
     elif output != "-":
         typer.echo(path)
     say(
         f"{result.width}×{result.height}, {result.steps} steps, seed {result.seed}, {result.model} on {result.node}"
         f" in {human_s(result.timings.total_s)}"
     )
+    if job and not as_json:
+        explain_job(job)
 
 
 def draw(node: NodeClient, request: ImageRequest, *, as_json: bool = False) -> tuple[str, ImageResult]:

@@ -8,11 +8,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from herd_mcp.cli import chat, config, demo, doctor, image, node, tables
+from herd_mcp.cli import chat, config, demo, doctor, image, members, node, pause, status, tables, top
 from herd_mcp.cli.console import DONE, FAILED, fail, say
 
 HELP = """\
-Images with mflux and chat with mlx-lm on this Mac, for MCP clients, HTTP and the shell.
+Images with mflux and chat with mlx-lm on your Macs, for MCP clients, HTTP and the shell.
 
 With no command and a pipe on stdin it speaks MCP, which is how Claude Desktop, Claude Code and OpenClaw start it;
 in a terminal it shows the status and this help.
@@ -50,14 +50,18 @@ def herd(
         typer.echo(f"herd-mcp {version('herd-mcp')}")
         raise typer.Exit(DONE)
     if context.invoked_subcommand is None:
-        tables.show_status_if_up()
+        status.show_status_if_up()
         typer.echo(context.get_help())
 
 
 node.add_to(app)
 image.add_to(app)
 chat.add_to(app)
+status.add_to(app)
+top.add_to(app)
 tables.add_to(app)
+members.add_to(app)
+pause.add_to(app)
 demo.add_to(app)
 config.add_to(app)
 doctor.add_to(app)

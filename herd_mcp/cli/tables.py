@@ -1,4 +1,4 @@
-"""`status`, `models`, `jobs`, `cancel`: what the node knows, as tables."""
+"""`models`, `jobs`, `cancel`: what the node knows, as tables."""
 
 from __future__ import annotations
 
@@ -7,114 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from herd_mcp.cli.console import clean, human_bytes, human_s, print_json, print_table, say
+from herd_mcp.cli.console import human_bytes, human_s, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from herd_mcp.cli.client import Status
     from herd_mcp.jobs import Job
-    from herd_mcp.state import EngineState, ModelInfo, NodeState
+    from herd_mcp.state import ModelInfo
 
 Json = Annotated[bool, typer.Option("--json", help="Print the data as JSON.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (status, models, jobs, cancel):
+    for command in (models, jobs, cancel):
         app.command()(command)
-
-
-def status(as_json: Json = False) -> None:
-    """Show the node: its memory, its engines, what runs and what waits.
-
-    Does not start a node; ends with 3 when none runs.
-
-    \b
-    Example:
-      herd-mcp status
-      herd-mcp status --json
-    """
-    from herd_mcp.cli.client import find_node
-    from herd_mcp.jobs import ENDED
-
-    node = find_node()
-    told = node.status()
-    running = [job for job in node.jobs(limit=200) if job.status not in ENDED]
-    if as_json:
-        print_json({"nodes": told.nodes, "health": told.health, "jobs": [_without_picture(job) for job in running]})
-        return
-    _show_status(told, running)
-
-
-def show_status_if_up() -> None:
-    """For `herd-mcp` alone: the status when a node runs, else how to get one. Never an error."""
-    from herd_mcp.jobs import HerdError
-
-    try:
-        status(as_json=False)
-    except HerdError as error:
-        say(str(error))
-    typer.echo()
-
-
-def _show_status(told: Status, running: list[Job]) -> None:
-    print_table(
-        ("node", "status", "version", "chip", "memory free", "pressure", "for models", "running", "queued", "up"),
-        [_node_row(node) for node in told.nodes],
-        right=("memory free", "for models", "running", "queued", "up"),
-    )
-    engines = [(node.name, engine) for node in told.nodes for engine in node.engines]
-    if engines:
-        print_table(
-            ("engine", "kind", "node", "phase", "pid", "reserved", "held", "running", "queued", "idle"),
-            [_engine_row(name, engine) for name, engine in engines],
-            right=("pid", "reserved", "held", "running", "queued", "idle"),
-        )
-    else:
-        typer.echo("No model is loaded; the first request loads one.")
-    if running:
-        _show_jobs(running)
-    for advice in told.health.recommendations:
-        typer.echo(clean(f"{advice.severity}: {advice.title}. {advice.description} {advice.fix}".strip()))
-
-
-def _node_row(node: NodeState) -> tuple[object, ...]:
-    memory = node.memory
-    return (
-        node.name,
-        f"{node.status} ({node.reason})" if node.reason else node.status,
-        node.version,
-        node.chip,
-        f"{human_bytes(memory.available_bytes)} of {human_bytes(memory.total_bytes)}",
-        memory.pressure,
-        f"{human_bytes(memory.reserved_bytes)} of {human_bytes(memory.budget_bytes)}",
-        node.running,
-        node.queued,
-        human_s(time.time() - node.started_at),
-    )
-
-
-def _engine_row(node: str, engine: EngineState) -> tuple[object, ...]:
-    loading = f" {engine.loading:.0%}" if engine.loading is not None else ""
-    return (
-        engine.model,
-        engine.kind,
-        node,
-        f"{engine.phase}{loading}{', pinned' if engine.pinned else ''}",
-        engine.pid or "–",
-        human_bytes(engine.reserved_bytes),
-        "–" if engine.resident_bytes is None else human_bytes(engine.resident_bytes),
-        engine.running,
-        engine.queued,
-        human_s(engine.idle_s) if not engine.running else "–",
-    )
 
 
 def models(
     kind: Annotated[Literal["chat", "image"] | None, typer.Option(help="Only this kind.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the models on this Mac.
+    """List the models of this Mac, and of the other Macs of its herd.
 
-    With size, the memory that each needs, whether it is complete and loaded, and whether there is room for it now.
+    With size, the memory that each needs, which Macs have it, whether it is complete and loaded, and whether there is
+    room for it now.
 
     \b
     Example:
@@ -128,17 +42,18 @@ def models(
         print_json(found)
         return
     print_table(
-        ("model", "kind", "size", "needs", "where", "complete", "loaded", "room now", ""),
+        ("model", "kind", "size", "needs", "from", "complete", "loaded", "room now", "on", ""),
         [
             (
                 model.name,
                 model.kind,
                 human_bytes(model.bytes),
-                human_bytes(model.needs_bytes),
+                human_bytes(model.needs_bytes or None),
                 model.source,
                 "yes" if model.complete else f"no: {model.problem}",
                 "yes" if model.loaded else "",
                 _room(model),
+                ", ".join(f"{place.node}{' (loaded)' * place.loaded}" for place in model.nodes) or "here",
                 ", ".join(["default"] * model.default + ["recommended"] * model.recommended),
             )
             for model in found
@@ -174,27 +89,28 @@ def jobs(
 
     found = find_node().jobs(limit=limit, status=state)
     if as_json:
-        print_json([_without_picture(job) for job in found])
+        print_json([without_picture(job) for job in found])
     elif found:
-        _show_jobs(found)
+        show_jobs(found)
     else:
         say("No such job yet." if state else "No job yet; `herd-mcp image` and `herd-mcp chat` make one.")
 
 
-def _without_picture(job: Job) -> dict[str, Any]:
+def without_picture(job: Job) -> dict[str, Any]:
     """A job as data, without the picture it starts from, which may be megabytes."""
     return job.model_dump(mode="json", exclude={"request": {"image"}})
 
 
-def _show_jobs(found: list[Job]) -> None:
+def show_jobs(found: list[Job]) -> None:
     print_table(
-        ("job", "kind", "status", "model", "asked", "took", "by", "result"),
+        ("job", "kind", "status", "model", "on", "asked", "took", "by", "result"),
         [
             (
                 job.id,
                 job.kind,
                 job.status,
                 job.model or "–",
+                " → ".join(attempt.node for attempt in job.attempts) or "–",
                 f"{human_s(time.time() - job.created_at)} ago",
                 human_s(job.timings.total_s),
                 job.client,
@@ -213,7 +129,7 @@ def _outcome(job: Job) -> str:
         return job.result.path or job.result.image_id
     if job.result is not None:
         return f"{job.result.usage.completion_tokens} tokens"
-    if job.progress is not None:
+    if job.progress is not None and job.progress.steps:
         return f"step {job.progress.step} of {job.progress.steps}"
     return ""
 
@@ -233,7 +149,7 @@ def cancel(
 
     ended = find_node().cancel(job)
     if as_json:
-        print_json(_without_picture(ended))
+        print_json(without_picture(ended))
         return
     words = {"cancelled": "was cancelled", "completed": "had completed already", "failed": "had failed already"}
     typer.echo(f"{ended.id} {words.get(ended.status, f'is still {ended.status}')}")

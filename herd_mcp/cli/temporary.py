@@ -1,4 +1,4 @@
-"""A node of one's own for a while: the real program in a temporary home, of which nothing stays."""
+"""Nodes of one's own for a while: the real program in temporary homes, of which nothing stays."""
 
 from __future__ import annotations
 
@@ -46,50 +46,68 @@ class TemporaryNode:
         return "\n".join(lines[-15:])
 
 
-def environment(home: Path) -> dict[str, str]:
-    """This process's variables without ours and those of model caches: only the built-in models are found."""
-    ours = ("HERD_", "HF_", "MLX_MODEL_DIR")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+def environment(home: Path, **ours: str) -> dict[str, str]:
+    """This process's variables without those of nodes and model caches, so that only the built-in models are found,
+    and with `ours`."""
+    theirs = ("HERD_", "HF_", "MLX_MODEL_DIR")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     return {
         **env,
         "HERD_HOME": str(home),
         "HERD_PORT": "0",
         "HF_HOME": str(home / "huggingface"),
         "HF_HUB_OFFLINE": "1",
+        **ours,
     }
 
 
 @contextlib.contextmanager
 def temporary_node() -> Iterator[TemporaryNode]:
-    """Start one, wait until it answers, and take everything away at the end: its processes and its home.
+    """One node, as `temporary_nodes`."""
+    with temporary_nodes({}) as (node,):
+        yield node
 
-    SIGTERM and SIGHUP end the block as Ctrl-C does. The node also ends by itself when this process does, however that
-    happens: its stdin is our pipe. Raises HerdError(no_node) with the end of its log when it does not start.
+
+@contextlib.contextmanager
+def temporary_nodes(*variables: dict[str, str]) -> Iterator[list[TemporaryNode]]:
+    """Start a node for each set of variables, wait until all answer, and take everything away at the end: their
+    processes and their homes.
+
+    SIGTERM and SIGHUP end the block as Ctrl-C does. The nodes also end by themselves when this process does, however
+    that happens: their stdin is our pipe. Raises HerdError(no_node) with the end of the log of one that does not start.
     """
-    home = Path(tempfile.mkdtemp(prefix="herd-"))
+    folder = Path(tempfile.mkdtemp(prefix="herd-"))
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    nodes: list[TemporaryNode] = []
     try:
-        env = environment(home)
-        with (home / "node.stderr").open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "herd_mcp", "up", "--until-eof"],
-                env=env,
-                cwd=home,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,  # Ctrl-C reaches us, and we end it in order
-            )
-        node = TemporaryNode(home, env, process)
         try:
-            _wait_until_up(node)
-            yield node
+            for number, ours in enumerate(variables):
+                nodes.append(_start(folder / str(number), ours))
+            for node in nodes:
+                _wait_until_up(node)
+            yield nodes
         finally:
-            end(process)
+            end(*(node.process for node in nodes))
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _start(home: Path, ours: dict[str, str]) -> TemporaryNode:
+    home.mkdir(mode=0o700)
+    env = environment(home, **ours)
+    with (home / "node.stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "herd_mcp", "up", "--until-eof"],
+            env=env,
+            cwd=home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,  # Ctrl-C reaches us, and we end it in order
+        )
+    return TemporaryNode(home, env, process)
 
 
 def _wait_until_up(node: TemporaryNode) -> None:
@@ -104,23 +122,28 @@ def _wait_until_up(node: TemporaryNode) -> None:
         time.sleep(0.02)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a node and everything it started: in order, then by force. A second Ctrl-C is force at once."""
-    family = _family(process.pid)
+def end(*processes: subprocess.Popen[bytes]) -> None:
+    """End nodes and everything they started: in order, then by force. A second Ctrl-C is force at once."""
+    families = [member for process in processes for member in _family(process.pid)]
     try:
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        process.wait(STOP_S)
+        for process in processes:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        deadline = time.monotonic() + STOP_S
+        for process in processes:
+            process.wait(max(deadline - time.monotonic(), 0))
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        family += _family(process.pid)
+        families += [member for process in processes for member in _family(process.pid)]
     finally:
-        for member in family:
+        ours = {process.pid for process in processes}
+        for member in families:
             with contextlib.suppress(psutil.Error):
-                if member.is_running() and member.pid != process.pid:
+                if member.is_running() and member.pid not in ours:
                     member.kill()
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from herd_mcp import bridge
 from herd_mcp.cli import run_dir
-from herd_mcp.cli.server import Server, bind
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.serving.server import Server, bind
 from herd_mcp.settings import Settings
 from herd_mcp.surfaces.app import make_app
 from herd_mcp.surfaces.mcp.socket import serve_socket

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from herd_mcp.herd import Herd
 from herd_mcp.jobs import ErrorCode, ErrorInfo
-from herd_mcp.surfaces import dashboard, images, later, models, native, openai
+from herd_mcp.surfaces import admin, dashboard, images, later, models, native, openai
 from herd_mcp.surfaces.bodies import wrong
 from herd_mcp.surfaces.errors import error_response
 from herd_mcp.surfaces.mcp.http import mcp_http_app
@@ -57,7 +57,7 @@ def make_app(herd: Herd, *, token: str, stop: Callable[[], None]) -> FastAPI:
     app.state.token = token
     app.state.stop = stop
     app.include_router(native.healthz_router)
-    for room in (native, images, openai, models, dashboard, later):
+    for room in (native, admin, images, openai, models, dashboard, later):
         app.include_router(room.router)
     return app
 

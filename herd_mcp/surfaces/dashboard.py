@@ -12,7 +12,7 @@ router = APIRouter(prefix="/dashboard/api")
 
 @router.get("/image-stats")
 async def image_stats(herd: TheHerd) -> ImageStats:
-    """Every image ever asked of this node, counted; the last ten one by one."""
+    """Every image ever asked of the herd, counted; the last ten one by one."""
     return await herd.stats()
 
 

@@ -32,6 +32,7 @@ STATUS: dict[ErrorCode, int] = {
     ErrorCode.NOT_BUILT_YET: 501,
     ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN: 403,
+    ErrorCode.LOCAL_NETWORK_DENIED: 502,
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.INTERNAL: 500,
 }

@@ -1,4 +1,4 @@
-"""The models of this node over HTTP, and loading and unloading them: /api/models… and OpenAI's /v1/models…
+"""The models of the herd over HTTP, and loading and unloading them: /api/models… and OpenAI's /v1/models…
 
 A model's id is its name, which may have a slash in it (`organisation/name`); any name that a request takes is taken.
 """
@@ -19,7 +19,7 @@ from herd_mcp.surfaces.errors import error_response
 
 router = APIRouter()
 
-OPENAI_FIELDS = {"kind", "loaded", "needs_bytes", "can_load_now", "reason", "recommended", "context_tokens"}
+OPENAI_FIELDS = {"kind", "loaded", "needs_bytes", "can_load_now", "reason", "recommended", "context_tokens", "nodes"}
 """What stands beside OpenAI's own fields."""
 
 
@@ -31,14 +31,15 @@ class Running(Frozen):
 
 @router.get("/api/models")
 async def list_models(herd: TheHerd) -> dict[str, list[dict[str, Any]]]:
-    """Every model on this node's disk: what it needs (bytes), whether it can be loaded now, and why not."""
+    """Every model of the herd: what it needs (bytes), who has it, whether it can be loaded now, and why not."""
     return {"models": [_told(model) for model in await herd.models()]}
 
 
 @router.get("/api/models/running")
 async def running(herd: TheHerd) -> Running:
-    """The loaded models: what is reserved for each and what it holds (bytes), how far it is loaded, what runs in it."""
-    return Running(models=tuple(engine for node in await herd.nodes() for engine in node.engines))
+    """The models that this node has loaded: what is reserved for each and what it holds (bytes), how far it is loaded,
+    what runs in it."""
+    return Running(models=(await herd.nodes())[0].engines)
 
 
 class HowToLoad(BaseModel):

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
@@ -23,7 +23,7 @@ from herd_mcp.jobs import (
     Request,
     invalid_request,
 )
-from herd_mcp.state import FleetHealth, ImageStats, ModelInfo, NodeState
+from herd_mcp.state import MAX_PAUSE_S, FleetHealth, ImageStats, ModelInfo, NodeState
 from herd_mcp.surfaces.bodies import read_bytes
 from herd_mcp.surfaces.calls import Batches, Call, JobResponse, TheHerd
 from herd_mcp.surfaces.sse import EventStream, frame
@@ -31,14 +31,22 @@ from herd_mcp.surfaces.sse import EventStream, frame
 REQUEST: TypeAdapter[ChatRequest | ImageRequest] = TypeAdapter(Request)
 
 
-class Status(Frozen):
-    """What GET /herd/api/status answers. Engines are part of their node."""
+class Nodes(Frozen):
+    """What GET /herd/api/nodes answers. Engines are part of their node."""
 
     nodes: tuple[NodeState, ...]
+    """The node that is asked first."""
+    strangers: tuple[str, ...] = ()
+    """Who was not let into the herd of late, and why."""
+
+
+class Status(Nodes):
+    """What GET /herd/api/status answers."""
+
     health: FleetHealth
 
 
-async def _authorized(request: HttpRequest) -> None:
+async def authorized(request: HttpRequest) -> None:
     """Raises HerdError(unauthorized) without the token of this node."""
     given = request.headers.get("authorization", "").encode()
     wanted = f"Bearer {request.app.state.token}".encode()
@@ -51,7 +59,7 @@ async def _authorized(request: HttpRequest) -> None:
 
 
 healthz_router = APIRouter()
-router = APIRouter(prefix="/herd/api", dependencies=[Depends(_authorized)])
+router = APIRouter(prefix="/herd/api", dependencies=[Depends(authorized)])
 
 
 @healthz_router.get("/healthz")
@@ -105,12 +113,38 @@ async def models(herd: TheHerd) -> list[ModelInfo]:
 
 @router.get("/status")
 async def node_status(herd: TheHerd) -> Status:
-    return Status(nodes=tuple(await herd.nodes()), health=await herd.health())
+    health = await herd.health()
+    return Status(nodes=tuple(await herd.nodes()), strangers=tuple(herd.strangers), health=health)
+
+
+@router.get("/nodes")
+async def nodes(herd: TheHerd) -> Nodes:
+    """The nodes as they are known here: no other node is asked for it."""
+    return Nodes(nodes=tuple(await herd.nodes()), strangers=tuple(herd.strangers))
 
 
 @router.get("/stats")
 async def stats(herd: TheHerd) -> ImageStats:
     return await herd.stats()
+
+
+class PauseAsked(Frozen):
+    """How long this Mac shall do nothing for others."""
+
+    for_s: Annotated[float, Field(gt=0, le=MAX_PAUSE_S)] | None = None
+    """Seconds; None is until it is resumed."""
+
+
+@router.post("/pause")
+async def pause(asked: PauseAsked, herd: TheHerd) -> NodeState:
+    """Do nothing for other nodes."""
+    return await herd.pause(asked.for_s)
+
+
+@router.post("/resume")
+async def resume(herd: TheHerd) -> NodeState:
+    """End the pause by hand."""
+    return await herd.resume()
 
 
 @router.post("/stop", status_code=202)

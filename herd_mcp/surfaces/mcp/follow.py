@@ -126,7 +126,7 @@ async def run(
         with anyio.move_on_after(CANCEL_S, shield=True):
             await herd.cancel(job.id, disconnected=not asked)
         raise
-    return (job if result is not None else await herd.job(job.id)), result
+    return await herd.job(job.id), result
 
 
 async def wait(herd: Herd, job_id: str, ctx: Context[Any, Any], limit_s: float) -> Result | None:

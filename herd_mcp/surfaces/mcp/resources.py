@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,12 +48,13 @@ def add_resources(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
 
     @mcp.resource(HEALTH, title="Health of the herd", mime_type=JSON)
     async def fleet_health() -> str:
-        """The figures of the last 24 hours and advice."""
-        return (await herd.health()).model_dump_json()
+        """The figures of the last 24 hours, advice, and every node as it is now."""
+        health, nodes = await asyncio.gather(herd.health(), herd.nodes())
+        return compact({**health.model_dump(mode="json"), "nodes": [node.model_dump(mode="json") for node in nodes]})
 
     @mcp.resource("herd://fleet/nodes/{name}", title="Node", mime_type=JSON)
     async def node(name: str) -> str:
-        """One node, by name or id: memory, loaded models, queue."""
+        """One node, by name or id: state and why, work ahead in seconds, memory, models, queue."""
         nodes = await herd.nodes()
         for state in nodes:
             if name in (state.name, state.node_id):
@@ -62,7 +64,7 @@ def add_resources(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
 
     @mcp.resource(MODELS, title="Models", mime_type=JSON)
     async def models() -> str:
-        """The models on disk, with kind, size in bytes and completeness."""
+        """The models of the herd, with kind, size in bytes, completeness and the nodes that have them."""
         return compact([without_paths(model, local=local) for model in await herd.models()])
 
 

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 from pydantic import BaseModel, Field
 
-from herd_mcp.jobs import ChatResult, ErrorInfo, HerdError, ImageResult, Job, Kind, Timings, ToolCall, Usage
+from herd_mcp.explain import story
+from herd_mcp.jobs import (
+    Attempt,
+    ChatResult,
+    ErrorInfo,
+    HerdError,
+    ImageResult,
+    Job,
+    Kind,
+    NodeEstimate,
+    Timings,
+    ToolCall,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from herd_mcp.herd import Herd
@@ -21,6 +34,14 @@ class Answer(BaseModel):
     """What every tool's structured output has. Failed calls have `error` and nothing else."""
 
     error: ErrorInfo | None = Field(None, description="Why the call or the job failed: code, message, hint, details.")
+
+
+class Placement(BaseModel):
+    """Where a job ran, and what decided it. Told where there was a choice, or more than one attempt."""
+
+    why: str = Field("", description="For people.")
+    estimates: tuple[NodeEstimate, ...] = Field((), description="Seconds per node, as estimated when it was placed.")
+    attempts: tuple[Attempt, ...] = ()
 
 
 class ImageAnswer(Answer):
@@ -40,6 +61,7 @@ class ImageAnswer(Answer):
     quantize: int | None = Field(None, description="Bits per weight.")
     limited_by: str | None = Field(None, description="Why it has fewer steps than were asked for.")
     bytes: int | None = Field(None, description="Size of the PNG.")
+    placement: Placement | None = Field(None, description="Why it ran there, in a herd of several Macs.")
     timings: Timings | None = Field(None, description="Seconds per phase and steps per second.")
 
 
@@ -55,6 +77,7 @@ class ChatAnswer(Answer):
     usage: Usage | None = Field(None, description="Tokens of prompt, prompt cache and answer.")
     model: str | None = None
     node: str | None = Field(None, description="The Mac that answered.")
+    placement: Placement | None = Field(None, description="Why it ran there, in a herd of several Macs.")
     timings: Timings | None = Field(None, description="Seconds per phase and tokens per second.")
 
 
@@ -65,6 +88,8 @@ class JobAnswer(Answer):
     model: str | None = None
     tags: tuple[str, ...] = ()
     progress: str | None = Field(None, description="How far a running job is.")
+    node: str | None = Field(None, description="The Mac that runs it, or ran it last.")
+    placement: Placement | None = Field(None, description="Why it runs there, in a herd of several Macs.")
     created_at: float | None = Field(None, description="Unix seconds.")
     started_at: float | None = None
     finished_at: float | None = None
@@ -120,6 +145,14 @@ def still_running(kind: Kind, job: Job) -> CallToolResult:
     )
 
 
+def placement_of(job: Job, here: str) -> Placement | None:
+    """Why a job runs where it runs, for who reads it on the node `here`; None where there is nothing to tell."""
+    estimates = job.routed.estimates if job.routed else ()
+    if len(estimates) < 2 and len(job.attempts) < 2:
+        return None
+    return Placement(why=story(job, here), estimates=estimates, attempts=job.attempts)
+
+
 def image_answer(job_id: str, result: ImageResult, *, local: bool) -> ImageAnswer:
     """The structured form of a finished image. The path is for clients on this Mac only."""
     fields = result.model_dump(exclude={"kind", "sha256", "path"}) | {"limited_by": result.limited_by or None}
@@ -151,9 +184,9 @@ def image_text(result: ImageResult, *, local: bool) -> str:
     )
 
 
-async def image_content(herd: Herd, result: ImageResult, *, local: bool) -> list[ContentBlock | str]:
-    """Text, one JPEG thumbnail (at most 512 px and 64 KB) and the link to the full PNG."""
-    content: list[ContentBlock | str] = [image_text(result, local=local)]
+async def image_content(herd: Herd, result: ImageResult, *, local: bool, why: str = "") -> list[ContentBlock | str]:
+    """Text with `why` it ran there, one JPEG thumbnail (at most 512 px and 64 KB) and the link to the full PNG."""
+    content: list[ContentBlock | str] = [f"{image_text(result, local=local)}\n{why}".strip()]
     try:
         thumbnail = await herd.thumbnail(result.image_id)
     except HerdError as error:  # the picture was taken away by hand: the facts are still worth telling

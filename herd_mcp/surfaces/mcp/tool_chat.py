@@ -88,7 +88,9 @@ def add_chat_tool(mcp: MCPServer, herd: Herd) -> None:
         job, result = await follow.run(herd, request, ctx, wait_s)
         if not isinstance(result, ChatResult):
             return results.still_running("chat", job)
-        return results.answer(results.chat_answer(job.id, result), results.chat_text(result))
+        answer = results.chat_answer(job.id, result)
+        told = answer.model_copy(update={"placement": results.placement_of(job, herd.node_id)})
+        return results.answer(told, results.chat_text(result))
 
     mcp.add_tool(
         chat,

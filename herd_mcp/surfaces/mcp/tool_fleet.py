@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from herd_mcp.jobs import Kind
 from herd_mcp.settings import GIB, MIB
-from herd_mcp.state import EngineState, ModelInfo, NodeState, Recommendation, Vitals
+from herd_mcp.state import EngineState, ModelInfo, ModelPlace, NodeState, Recommendation, Vitals, reluctant
 from herd_mcp.surfaces.mcp import results
 from herd_mcp.surfaces.mcp.results import Answer
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
     from herd_mcp.herd import Herd
 
 LIST_MODELS = """\
-The models on the Macs of this herd: name, kind (chat or image), size, memory needed, whether the files are complete, \
-whether it is loaded or can be loaded now, which one is the default and which one is recommended. Models named \
-herd-tiny-* come with the program, to try it out; they are far too small for real work. When there is no other image \
-model, suggest one to the person, for example z-image-turbo or flux-schnell, and get it only after their yes \
-(pull_model)."""
+The models on the Macs of this herd: name, kind (chat or image), size, memory needed, which Macs have it, whether the \
+files are complete, whether it is loaded or can be loaded now, which one is the default and which one is recommended. \
+Models named herd-tiny-* come with the program, to try it out; they are far too small for real work. When there is no \
+other image model, suggest one to the person, for example z-image-turbo or flux-schnell, and get it only after their \
+yes (pull_model)."""
 
 FLEET_HEALTH = """\
-How the Macs of this herd are: nodes with memory and its pressure, loaded models and queued jobs; errors and times of \
-the last 24 hours; and advice, each with what mends it."""
+How the Macs of this herd are: nodes with the seconds of work ahead of a new job, memory and its pressure, loaded \
+models and queued jobs, and why one is left out; errors and times of the last 24 hours; and advice, each with what \
+mends it."""
 
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
@@ -49,6 +50,7 @@ class ModelAnswer(BaseModel):
     can_load_now: bool = Field(False, description="Loaded, or there is room for it now.")
     reason: str = Field("", description="Why it cannot be loaded now, or what would be ended first.")
     recommended: bool = Field(False, description="The largest usable one of its kind that fits.")
+    nodes: tuple[ModelPlace, ...] = Field((), description="The Macs that have it; empty where there is one Mac.")
     builtin: bool = Field(False, description="Comes with the program, to try it out; too small for real work.")
 
 
@@ -60,6 +62,8 @@ class HealthAnswer(Answer):
     nodes: tuple[NodeState, ...] = ()
     vitals: Vitals | None = None
     recommendations: tuple[Recommendation, ...] = ()
+    absent: tuple[str, ...] = Field((), description="Macs whose jobs are not in the figures.")
+    not_let_in: tuple[str, ...] = Field((), description="Who tried to join in of late, and why it may not.")
 
 
 def add_fleet_tools(mcp: MCPServer, herd: Herd) -> None:
@@ -74,8 +78,13 @@ def add_fleet_tools(mcp: MCPServer, herd: Herd) -> None:
 
     async def fleet_health() -> Annotated[CallToolResult, HealthAnswer]:
         health, nodes = await asyncio.gather(herd.health(), herd.nodes())
+        strangers = tuple(herd.strangers)
         structured = HealthAnswer(
-            nodes=tuple(nodes), vitals=health.vitals, recommendations=tuple(health.recommendations)
+            nodes=tuple(nodes),
+            vitals=health.vitals,
+            recommendations=tuple(health.recommendations),
+            absent=health.absent,
+            not_let_in=strangers,
         )
         advice = [f"{r.severity}: {r.title}. {r.description} What to do: {r.fix}" for r in health.recommendations]
         vitals = health.vitals
@@ -84,7 +93,10 @@ def add_fleet_tools(mcp: MCPServer, herd: Herd) -> None:
             f"{vitals.total_requests_24h} jobs, {vitals.image_generations_24h} images, "
             f"{vitals.overall_error_rate_pct:.1f}% errors."
         )
-        return results.answer(structured, "\n".join([summary, *map(node_line, nodes), *advice]))
+        if health.absent:
+            summary += f" Not counted, since not reached: {', '.join(health.absent)}."
+        outside = [f"Not let in: {stranger}" for stranger in strangers]
+        return results.answer(structured, "\n".join([summary, *map(node_line, nodes), *outside, *advice]))
 
     mcp.add_tool(list_models, title="List models", description=LIST_MODELS, annotations=READ_ONLY)
     mcp.add_tool(fleet_health, title="Health of the herd", description=FLEET_HEALTH, annotations=READ_ONLY)
@@ -104,9 +116,10 @@ def model_line(model: ModelInfo) -> str:
         f"no room now: {model.reason}" if model.usable and not model.can_load_now else "",
         "built in, for trying out" if model.builtin else "",
         "" if model.complete and model.supported else f"cannot be used: {model.problem}",
+        f"on {', '.join(place.node + ' (loaded)' * place.loaded for place in model.nodes)}" if model.nodes else "",
     ]
     told = ", ".join(mark for mark in marks if mark)
-    needs = f"{size(model.bytes)}, needs {size(model.needs_bytes)}"
+    needs = size(model.bytes) + (f", needs {size(model.needs_bytes)}" if model.needs_bytes else "")
     return f"{model.name} ({model.kind}, {needs}{', ' + told if told else ''})"
 
 
@@ -114,8 +127,12 @@ def node_line(node: NodeState) -> str:
     """One node for a reader."""
     loaded = ", ".join(map(engine_words, node.engines)) or "nothing loaded"
     memory = node.memory
+    why = "; ".join(part for part in (node.reason, reluctant(node)) if part)
+    if node.status == "offline":
+        return f"{node.name}: offline ({why})"
     return (
-        f"{node.name}: {node.status}{f' ({node.reason})' if node.reason else ''}, {node.chip}, "
+        f"{node.name}: {node.status}{f' ({why})' if why else ''}, {node.chip}, "
+        f"{node.work.ahead_s:.0f} s of work ahead of a new job, "
         f"{size(memory.available_bytes)} of {size(memory.total_bytes)} memory free (pressure {memory.pressure}), "
         f"{size(memory.reserved_bytes)} of {size(memory.budget_bytes)} for models reserved, "
         f"{node.running} running, {node.queued} queued; {loaded}"

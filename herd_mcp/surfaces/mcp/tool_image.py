@@ -90,8 +90,10 @@ def add_image_tool(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
         job, result = await follow.run(herd, parse_request(ImageRequest, fields), ctx, wait_s)
         if not isinstance(result, ImageResult):
             return results.still_running("image", job)
-        content = await results.image_content(herd, result, local=local)
-        return results.answer(results.image_answer(job.id, result, local=local), *content)
+        placement = results.placement_of(job, herd.node_id)
+        content = await results.image_content(herd, result, local=local, why=placement.why if placement else "")
+        answer = results.image_answer(job.id, result, local=local)
+        return results.answer(answer.model_copy(update={"placement": placement}), *content)
 
     mcp.add_tool(
         generate_image,

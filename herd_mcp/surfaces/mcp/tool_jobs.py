@@ -65,6 +65,7 @@ def add_job_tools(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
 async def describe(herd: Herd, job: Job, *, local: bool) -> CallToolResult:
     """A job as a tool's answer: its state, and its outcome in the form of the tool that made it."""
     result = job.result
+    placement = results.placement_of(job, herd.node_id)
     structured = JobAnswer(
         status=job.status,
         job_id=job.id,
@@ -72,6 +73,8 @@ async def describe(herd: Herd, job: Job, *, local: bool) -> CallToolResult:
         model=job.model or None,
         tags=job.tags,
         progress=None if job.status in ENDED else results.progress_of(job),
+        node=job.attempts[-1].node if job.attempts else None,
+        placement=placement,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
@@ -79,7 +82,8 @@ async def describe(herd: Herd, job: Job, *, local: bool) -> CallToolResult:
         chat=results.chat_answer(job.id, result) if isinstance(result, ChatResult) else None,
         error=job.error,
     )
-    content: list[ContentBlock | str] = [f"Job {job.id} ({job.kind}): {results.progress_of(job)}."]
+    told = f"Job {job.id} ({job.kind}): {results.progress_of(job)}. {placement.why if placement else ''}"
+    content: list[ContentBlock | str] = [told.strip()]
     if isinstance(result, ImageResult):
         content += await results.image_content(herd, result, local=local)
     elif isinstance(result, ChatResult):
