@@ -42,6 +42,9 @@ def herd_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("HERD_HOME", str(home))
     monkeypatch.setenv("HERD_PORT", "0")
+    monkeypatch.setenv("HERD_PEER_PORT", "0")
+    monkeypatch.setenv("HERD_PEER_BIND", "127.0.0.1")
+    monkeypatch.setenv("HERD_BONJOUR", "false")
     monkeypatch.setenv("HERD_HF_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
     return home

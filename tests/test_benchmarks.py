@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks import __main__ as program
 from benchmarks import chat, images, prefix, soak
-from benchmarks.parts import machine, model, processes
+from benchmarks.parts import knowing, machine, model, processes
 from benchmarks.parts.http import Burst, Stream
 from benchmarks.parts.measure import Goal, Quartiles, growth_per, interleave, quartiles, row
 from benchmarks.parts.report import Report, parser
@@ -81,6 +81,13 @@ def test_a_goal_of_a_value_needs_no_peer_and_alternatives_count_each() -> None:
     assert [row("x", "ms", [ms], (), *either).met for ms in (20, 40, 60)] == [True, True, False]
 
 
+def test_within_a_factor_is_off_neither_way_by_more() -> None:
+    goal = Goal("within", 1.2)
+    assert [row("x", "MiB", [ours], [100], goal).met for ours in (83, 84, 119, 121)] == [False, True, True, False]
+    report = Report("test", "Both ways.", (row("x", "MiB", [90], [100], goal),), machine.look(0.5), 1)
+    assert "| within 1.2× | yes |" in report.text()
+
+
 def test_without_a_peer_or_against_nothing_a_goal_of_a_ratio_is_missed() -> None:
     assert row("x", "ms", [1], (), Goal("<=", 1)).met is False
     assert row("x", "ms", [1], [0], Goal("<=", 1)).met is False
@@ -141,6 +148,16 @@ def test_texts_have_their_length_and_begin_like_no_other() -> None:
     assert {len(text) for text in texts} == {40}
     assert len({text[:6] for text in texts}) == 200
     assert model.kv_bytes_per_token(4, 256) == 4096
+
+
+def test_what_a_herd_in_memory_costs_is_counted_in_virtual_time() -> None:
+    told = knowing.told(size=4, count=2)
+    assert 0 < told.state_bytes < 4096
+    # Three others, each told at least every 5 s and at most every 4, both ways.
+    exchanges = told.bytes_per_s / (2 * told.state_bytes)
+    assert 3 / 5 <= exchanges <= 3 / 4 * 1.5
+    assert 0 < max(told.known_s) <= 0.5
+    assert 0 < max(told.placing_ms) < 1000
 
 
 # ── Tables ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,6 +256,7 @@ def run(*words: str) -> Any:
         ("soak", "--chats", "16", "--images", "2"),
         ("swap", "--rounds", "1"),
         ("endure", "--minutes", "0.2"),
+        ("herd", "--pairs", "1", "--counts", "2", "--sizes", "2", "--seconds", "1"),
     ],
     ids=lambda words: words[0],
 )

@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 
 from herd_mcp.health import fleet_health
-from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, load_settings
-from herd_mcp.state import Level, MemoryState, NodeState, Recommendation
+from herd_mcp.state import DayFigures, Level, MemoryState, NodeState, Recommendation
 
 NODE = NodeState(
-    node_id="0", name="mini", version="1", status="online", platform="", chip="", cpu_cores=1, started_at=0,
+    node_id="0" * 10, name="mini", version="1", status="online", platform="", chip="", cpu_cores=1, started_at=0,
     memory=MemoryState(total_bytes=16 * GIB, available_bytes=GIB, budget_bytes=12 * GIB, reserved_bytes=6 * GIB),
 )  # fmt: skip
-DAY = DayFigures(
-    total=0, failed=0, retries=0, cold_loads=0, images=0, interrupted_streams=0, disconnects=0, avg_ttft_ms=None
-)
+DAY = DayFigures()
 
 
 def advice(level: Level) -> list[Recommendation]:

@@ -6,14 +6,11 @@ import pytest
 
 from herd_mcp.health import fleet_health
 from herd_mcp.node.plans import own_settings
-from herd_mcp.node.statistics import DayFigures
 from herd_mcp.settings import GIB, load_settings
-from herd_mcp.state import EngineState, Estimate, FleetHealth, MemoryState, ModelInfo, NodeState
+from herd_mcp.state import DayFigures, EngineState, Estimate, FleetHealth, MemoryState, ModelInfo, NodeState
 
 ENGINE = EngineState(model="a", kind="chat", phase="ready", reserved_bytes=9 * GIB, running=1, queued=2, idle_s=0)
-DAY = DayFigures(
-    total=0, failed=0, retries=0, cold_loads=0, images=0, interrupted_streams=0, disconnects=0, avg_ttft_ms=None
-)
+DAY = DayFigures()
 
 
 def node(*, queued: int = 0, reserved_gib: int = 9, estimates: tuple[Estimate, ...] = ()) -> NodeState:
@@ -21,7 +18,7 @@ def node(*, queued: int = 0, reserved_gib: int = 9, estimates: tuple[Estimate, .
         total_bytes=16 * GIB, available_bytes=8 * GIB, budget_bytes=10 * GIB, reserved_bytes=reserved_gib * GIB
     )
     return NodeState(
-        node_id="0", name="mini", version="1", status="online", platform="", chip="", cpu_cores=1, started_at=0,
+        node_id="0" * 10, name="mini", version="1", status="online", platform="", chip="", cpu_cores=1, started_at=0,
         memory=memory, engines=(ENGINE,), queued=queued, estimates=estimates,
     )  # fmt: skip
 

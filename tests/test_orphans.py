@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from herd_mcp.herd import open_herd
 from herd_mcp.jobs import ErrorCode
@@ -60,7 +61,12 @@ async def test_a_killed_node_leaves_no_engine_and_loses_no_job(herd_home: Path, 
         assert [a.outcome for a in jobs[1].attempts] == ["node_lost", "completed"]
         assert jobs[3].error is not None or jobs[3].status == "completed"
         assert jobs[3].error is None or jobs[3].error.code == ErrorCode.INTERRUPTED
-        assert len(list((herd_home / "images").glob("*.png"))) == 3
+        pictures = list((herd_home / "images").glob("*.png"))
+        for path in pictures:
+            with Image.open(path) as picture:
+                picture.load()
+        assert len(pictures) == 3
+        assert list((herd_home / "images" / ".spool").iterdir()) == []
 
 
 def _alive(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from herd_mcp import pipe
+from herd_mcp.fleet.code import read as read_code
 from herd_mcp.health import fleet_health
 from herd_mcp.herd import open_herd
 from herd_mcp.jobs import ChatRequest, ErrorCode, HerdError, ImageRequest, Job, Message
@@ -38,18 +40,17 @@ from herd_mcp.node.memory import Needs
 from herd_mcp.node.models import BUILTIN_FOLDER, find_models, hub_cache
 from herd_mcp.node.needs import needs_of
 from herd_mcp.node.node import Node
-from herd_mcp.node.statistics import DayFigures
+from herd_mcp.node.pause import Pauses
+from herd_mcp.orders import Order
 from herd_mcp.settings import GIB, Settings, load_settings
-from herd_mcp.state import ModelInfo
+from herd_mcp.state import DayFigures, ModelInfo, Power
 from herd_mcp.surfaces.app import make_app
 from tests.surfaces.mcp.clients import TALK, connected, data_of
 
 CHAT, IMAGE = "herd-tiny-chat", "herd-tiny-image"
 Check = Callable[[Path], Awaitable[None] | None]
 CHECKS: dict[str, Check] = {}
-NO_JOBS = DayFigures(
-    total=0, failed=0, retries=0, cold_loads=0, images=0, interrupted_streams=0, disconnects=0, avg_ttft_ms=None
-)
+NO_JOBS = DayFigures()
 HELLO = ChatRequest(messages=(Message(role="user", content="hello"),))
 
 
@@ -80,7 +81,7 @@ def plan_with(**settings: object) -> Plan:
 
 
 def node_with(folder: Path, **settings: object) -> Node:
-    return Node(load_settings(**settings), folder, "id", "1")
+    return Node(load_settings(**settings), folder, "0" * 10, "1")
 
 
 class Decisions:
@@ -298,7 +299,7 @@ async def job_timeout_s(home: Path) -> None:
     node = node_with(home, job_timeout_s=77)
     job = Job(id="job-1", kind="chat", client="test", request=HELLO, created_at=0)
     node.reserve(job, 1, await node.plan(HELLO))
-    run = node._state.runs["job-1"]
+    run = node._state.runs["job-1", 1]
     assert run.deadline_at - run.submitted_at == pytest.approx(77)
     await node.close()
 
@@ -409,6 +410,22 @@ def pressure_max_steps(home: Path) -> None:
         assert start.request.steps == steps
 
 
+# ── What is done for others ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@acts
+def pause_times(home: Path) -> None:
+    for setting, paused in (((), False), (("0:00-24:00",), True)):
+        assert bool(node_with(home, pause_times=setting).paused) is paused
+
+
+@acts
+def pause_on_battery(home: Path) -> None:
+    for setting in (True, False):
+        pauses = Pauses(home, load_settings(pause_on_battery=setting))
+        assert bool(pauses.why(Power(source="battery"), now=0.0)) is setting
+
+
 # ── What people and programs are told ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -440,3 +457,65 @@ def gallery_warn_bytes(home: Path) -> None:
         settings = load_settings(gallery_warn_bytes=setting)
         health = fleet_health([], [], NO_JOBS, settings=settings, gallery_bytes=50, disk_free_bytes=99 * GIB)
         assert ("gallery_large" in [each.check_id for each in health.recommendations]) is warned
+
+
+# ── The herd ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@acts
+async def peer_bind(home: Path) -> None:
+    async with open_herd(load_settings(peer_bind="127.0.0.1", peer_port=0, bonjour=False)) as herd:
+        assert read_code((await herd.admin.invite()).code).addresses == ("127.0.0.1",)
+    nobodys = load_settings(peer_bind="192.0.2.1", peer_port=0)
+    with pytest.raises(HerdError, match="peer_bind"):
+        async with open_herd(nobodys):
+            raise AssertionError("it cannot listen there")
+
+
+@acts
+async def peer_port(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with open_herd(load_settings(peer_bind="127.0.0.1", peer_port=port, bonjour=False)) as herd:
+            with pytest.raises(HerdError, match="peer_port"):
+                await herd.admin.invite()
+    async with open_herd(load_settings(peer_bind="127.0.0.1", peer_port=port, bonjour=False)) as herd:
+        await herd.admin.invite()
+        assert herd.mesh.state().addresses == (f"127.0.0.1:{port}",)
+
+
+@acts
+async def peers(home: Path) -> None:
+    called = asyncio.Event()
+
+    def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        called.set()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        settings = load_settings(peer_bind="127.0.0.1", peer_port=0, bonjour=False, peers=(address,))
+        async with open_herd(settings) as herd:
+            await herd.admin.invite()
+            await asyncio.wait_for(called.wait(), 30)
+
+
+@acts
+async def bonjour(home: Path) -> None:
+    for setting in (False, True):
+        async with open_herd(load_settings(peer_bind="127.0.0.1", peer_port=0, bonjour=setting)) as herd:
+            await herd.admin.invite()
+            assert ("bonjour" in {task.get_name() for task in asyncio.all_tasks()}) is setting
+            await herd.admin.leave()
+
+
+@acts
+async def lease_s(home: Path) -> None:
+    for setting, kept in ((3600.0, 1), (1e-6, 0)):
+        async with open_herd(load_settings(lease_s=setting)) as herd:
+            asked = Job(id=f"job-{'a' * 10}-{'0' * 12}", kind="chat", client="test", request=HELLO, created_at=0)
+            await herd.mesh.guests.submit("a" * 10, Order(job=asked, attempt=1))
+            await asyncio.sleep(0)  # its owner does not listen
+            herd.mesh.guests.sweep()
+            assert len(herd.mesh.guests) == kept
+            herd.mesh.guests.cancel("a" * 10, asked.id, 1)

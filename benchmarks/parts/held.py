@@ -18,7 +18,7 @@ import psutil
 
 from herd_mcp.pipe import EngineSpec, Message, RunFailed, Start
 
-LIMIT_S = 600.0
+LIMIT_S = 1800.0
 
 
 def measure(question: dict[str, Any]) -> dict[str, int]:

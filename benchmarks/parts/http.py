@@ -150,6 +150,6 @@ async def answer(port: int, method: str, path: str, body: object = None, *header
         return told, await reader.read()
 
 
-async def answer_json(port: int, method: str, path: str, *headers: str) -> dict[str, Any]:
-    _, body = await answer(port, method, path, None, *headers)
+async def answer_json(port: int, method: str, path: str, *headers: str, asked: object = None) -> dict[str, Any]:
+    _, body = await answer(port, method, path, asked, *headers)
     return dict(json.loads(body[body.index(b"{") : body.rindex(b"}") + 1]))

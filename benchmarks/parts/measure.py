@@ -47,7 +47,8 @@ def interleave(sides: Sequence[Callable[[int], T]], pairs: int) -> list[list[T]]
 class Goal:
     """What a row should reach: its ratio of medians, or our median itself when it is of the `value`."""
 
-    sign: Literal["<=", ">="]
+    sign: Literal["<=", ">=", "within"]
+    """`within`: off by no more than this factor, either way."""
     bound: float
     of: Literal["ratio", "value"] = "ratio"
 
@@ -56,6 +57,8 @@ class Goal:
         measured = value if self.of == "value" else ratio
         if measured is None or math.isnan(measured):
             return False
+        if self.sign == "within":
+            return 1 / self.bound <= measured <= self.bound
         return measured <= self.bound if self.sign == "<=" else measured >= self.bound
 
 

@@ -84,13 +84,9 @@ class Node:
 
 def node_environment(home: Path, **settings: str) -> dict[str, str]:
     """`settings` are HERD_* variables by their small names."""
-    return environment(
-        HERD_HOME=str(home),
-        HERD_PORT="0",
-        HERD_NODE_NAME="benchmark",
-        HERD_HF_CACHE=str(home / "no-cache"),
-        **{f"HERD_{name.upper()}": value for name, value in settings.items()},
-    )
+    usual = {"port": "0", "node_name": "benchmark", "hf_cache": str(home / "no-cache")}
+    every = {f"HERD_{name.upper()}": value for name, value in (usual | settings).items()}
+    return environment(HERD_HOME=str(home), **every)
 
 
 def record(home: Path) -> dict[str, Any] | None:

@@ -23,11 +23,13 @@ class Report:
     machine: Machine
     pairs: int
     notes: tuple[str, ...] = ()
+    spread: str = "Median [quartiles]"
+    """What the figures with brackets are."""
 
     def text(self) -> str:
         lines = [self.about, "", *_table(self.rows), ""]
         lines += [f"- {note}" for note in self.notes]
-        runs = f"Median [quartiles] of {self.pairs} interleaved runs." if self.pairs > 1 else "One run."
+        runs = f"{self.spread} of {self.pairs} interleaved runs." if self.pairs > 1 else "One run."
         lines.append(f"- {runs} {self.machine}")
         return "\n".join(lines) + "\n"
 
@@ -72,7 +74,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _goal(goal: Goal, unit: str) -> str:
-    sign = "≤" if goal.sign == "<=" else "≥"
+    sign = {"<=": "≤", ">=": "≥", "within": "within"}[goal.sign]
     return f"{sign} {_short(goal.bound)}{'×' if goal.of == 'ratio' else ' ' + unit}"
 
 

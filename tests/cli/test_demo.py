@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -36,15 +37,29 @@ def of(tmp_path: Path) -> list[psutil.Process]:
     return found
 
 
+def homes_with_engines(tmp_path: Path) -> set[str]:
+    """Homes of the nodes that have started an engine."""
+    found = set()
+    for process in of(tmp_path):
+        with contextlib.suppress(psutil.Error):
+            if "worker" in " ".join(process.cmdline()):
+                found.add(process.environ()["HERD_HOME"])
+    return found
+
+
 def test_the_demo_chats_draws_and_leaves_nothing_but_its_pictures(clean: Program, tmp_path: Path) -> None:
     done = clean.run("demo", "--json", "--out", str(tmp_path / "here"))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert {step["what"] for step in told["steps"]} >= {"connect", "list_models", "chat", "image 1", "image 2"}
+    assert {step["what"] for step in told["steps"]} >= {"herd", "connect", "list_models", "chat", "image 1", "kill -9"}
     assert told["chat"]["usage"]["completion_tokens"] > 0
-    assert told["stats"]["completed"] == 2
-    assert told["health"]["vitals"]["nodes_online"] == 1
-    assert [Path(file).parent for file in told["files"]] == [tmp_path / "here"] * 2
+    assert (told["stats"]["completed"], told["stats"]["absent"]) == (5, ["mac-2"])
+    assert {image["node"] for image in told["images"][:2]} == {"mac-1", "mac-2"}
+    (again,) = [image for image in told["images"] if image["job_id"] == told["killed"]["job_id"]]
+    assert [attempt["node"] for attempt in again["placement"]["attempts"]] == ["mac-2", "mac-1"]
+    assert "mac-2 was lost, then mac-1 did it" in again["placement"]["why"]
+    assert (told["health"]["vitals"]["nodes_total"], told["health"]["vitals"]["nodes_online"]) == (2, 1)
+    assert [Path(file).parent for file in told["files"]] == [tmp_path / "here"] * 4
     for file in told["files"]:
         assert Path(file).read_bytes().startswith(b"\x89PNG")
     assert not of(tmp_path)
@@ -52,11 +67,13 @@ def test_the_demo_chats_draws_and_leaves_nothing_but_its_pictures(clean: Program
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [*(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL]
+)
 def test_an_ended_demo_leaves_no_process(clean: Program, tmp_path: Path, number: signal.Signals) -> None:
     demo = clean.start("demo", "--out", str(tmp_path / "here"))
     with ended(demo):
-        until(lambda: any("worker" in " ".join(process.cmdline()) for process in of(tmp_path)))
+        until(lambda: len(homes_with_engines(tmp_path)) == 2)  # both nodes have one
         os.killpg(demo.pid, number)
         demo.communicate(timeout=30)
         assert demo.returncode == (1 if number != signal.SIGKILL else -signal.SIGKILL)

@@ -10,6 +10,7 @@ import stat
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.program import SLOW_IMAGE, TINY_CHAT, Program, ended, interrupt, until
@@ -25,6 +26,13 @@ def test_up_tells_where_it_is_to_this_user_only(running: Program) -> None:
     assert Path(record["socket"]).is_socket()
     with socket.create_connection(("127.0.0.1", record["port"]), 5):
         pass
+
+
+def test_a_lone_node_listens_on_loopback_only(running: Program) -> None:
+    """As the system itself lists its sockets, also those that need no connection."""
+    sockets = [one for process in running.processes() for one in process.net_connections("inet")]
+    listening = {one.laddr[0] for one in sockets if one.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
+    assert listening == {"127.0.0.1"}
 
 
 def test_the_token_is_in_no_log(running: Program) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from herd_mcp.jobs import ENDED, Job
 from tests.cli.program import Program, ended, until
+from tests.surfaces.http_node import NEVER_ENDS
 
 IMAGE = {"kind": "image", "prompt": "a red circle", "model": "herd-tiny-image", "width": 64, "height": 64, "steps": 2}
 LONG_IMAGE = IMAGE | {"steps": 6}
@@ -27,6 +28,7 @@ LONG_CHAT = {
     "model": "herd-tiny-chat",
     "messages": [{"role": "user", "content": "hello"}],
     "max_tokens": 3000,
+    "sampling": {"logit_bias": NEVER_ENDS},
 }
 
 
@@ -180,7 +182,7 @@ def stopped(*pids: int) -> Iterator[None]:
 @contextlib.contextmanager
 def small_disk(folder: Path, size_bytes: int) -> Iterator[None]:
     """A file system of its own at `folder`. Skips where this user may not mount."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "tmpfs", str(folder)]
     if not _mounted(mount):
         pytest.skip("this user may not mount a file system: NOT TESTED with a full disk")

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from herd_mcp.cli import connection as bounds
+from herd_mcp.serving import connection as bounds
 from tests.conftest import until
 from tests.surfaces.http_node import LIMIT_S, NEVER_ENDS, HttpNode, serve
 

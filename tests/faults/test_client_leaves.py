@@ -148,7 +148,7 @@ async def test_a_client_that_goes_while_its_result_is_sent_loses_nothing_that_wa
 
 @pytest.mark.parametrize("over", ["socket", "mcp"])
 async def test_a_job_that_was_left_to_run_runs_on_when_its_client_goes(node: HttpNode, over: str) -> None:
-    arguments = {**SLOW, "steps": 5, "width": 64, "height": 64, "tags": [f"left-{over}"], "wait_s": 0}
+    arguments = {**SLOW, "steps": 2, "width": 64, "height": 64, "tags": [f"left-{over}"], "wait_s": 0}
     if over == "socket":
         async with dialled(Path(node.stops[0])) as wire:
             await wire.begin()

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from herd_mcp.cli import connection as bounds
+from herd_mcp.serving import connection as bounds
 from herd_mcp.surfaces.mcp import socket as mcp_socket
 from herd_mcp.surfaces.mcp.socket import serve_socket
 from tests.conftest import until

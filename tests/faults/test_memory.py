@@ -10,7 +10,7 @@ import pytest
 
 from herd_mcp.herd import Herd
 from herd_mcp.jobs import ChatResult, Completed, Failed, HerdError, Job
-from herd_mcp.node import pressure
+from herd_mcp.node import pressure, watch
 from herd_mcp.node.pressure import Reading
 from herd_mcp.settings import GIB
 from herd_mcp.state import Level
@@ -43,6 +43,13 @@ ANSWER_CUT: list[Op] = [
     ["say", {"ev": "step", "work": "MORE", "runs": [{"run": "RUN", "text": "ok"}]}],
     ["say", {"ev": "done", "run": "RUN", "facts": {**CUT, "prefill_s": 0.1, "decode_s": 0.1}}],
 ]
+
+
+@pytest.fixture(autouse=True)
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node looks at the memory often, so that no test waits for a look."""
+    for name in ("BUSY_S", "EMPTY_S"):
+        monkeypatch.setattr(watch, name, 0.1)
 
 
 class Mac:
@@ -130,6 +137,7 @@ async def test_a_picture_that_was_accepted_is_drawn_when_memory_is_back_and_smal
         await feels(herd, "high")
         with pytest.raises(HerdError, match="too large now"):
             await herd.submit(image("too late", width=128, height=128), client="test")
+        assert (await herd.nodes())[0].memory.begun_px == 100 * 100
         (tmp_path / "f" / "go").touch()
         assert isinstance(await outcome(herd, small), Completed)
         assert (await herd.job(large.id)).status == "queued"

@@ -18,7 +18,7 @@ from herd_mcp.settings import load_settings
 from tests.cli.program import until
 from tests.faults.node_process import IMAGE, LONG_CHAT, Faulty, a_home, stopped
 
-SHORT_CHAT = LONG_CHAT | {"max_tokens": 4}
+SHORT_CHAT = LONG_CHAT | {"max_tokens": 4, "sampling": {}}
 Header = dict[str, dict[str, Any]]
 
 

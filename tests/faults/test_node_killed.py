@@ -52,11 +52,8 @@ def just_completed(faulty: Faulty, job_id: str) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        between_steps,
-        *(
-            pytest.param(moment, marks=pytest.mark.slow)
-            for moment in (at_once, while_loading, while_it_is_saved, just_completed)
-        ),
+        pytest.param(moment, marks=pytest.mark.slow)  # every day between steps: tests/test_orphans.py
+        for moment in (at_once, while_loading, between_steps, while_it_is_saved, just_completed)
     ],
 )
 def test_an_image_is_drawn_whenever_its_node_was_killed(faulty: Faulty, moment: Callable[[Faulty, str], None]) -> None:

@@ -15,11 +15,9 @@ from tests.faults.dictate import attempts, chat, image, node, outcome
 WORKER = Path(__file__).parent / "worker.py"
 POINTS = {"load": "chat", "prefill": "chat", "decode": "chat", "step": "image", "save": "image"}
 SIGNALS = ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGSTOP", "IN_C")
-EVERYDAY = {("save", "SIGKILL")}  # that of chat is the poison below
+# Every day: the poison below, and an image whose engine is killed in tests/test_herd.py.
 CASES = [
-    pytest.param(point, name, id=f"{name} in {point}", marks=[] if (point, name) in EVERYDAY else pytest.mark.slow)
-    for point in POINTS
-    for name in SIGNALS
+    pytest.param(point, name, id=f"{name} in {point}", marks=pytest.mark.slow) for point in POINTS for name in SIGNALS
 ] + [pytest.param("decode", "MEMORY", id="no memory in decode", marks=pytest.mark.slow)]
 
 

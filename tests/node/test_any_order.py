@@ -24,6 +24,7 @@ from herd_mcp.node.events import (
     Send,
     StartEngine,
     Submit,
+    TakeBack,
     Tell,
     Tick,
     Unload,
@@ -32,6 +33,7 @@ from herd_mcp.node.events import (
 from herd_mcp.node.lanes import EngineKey, Limits, Plan
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.pressure import LEVELS
+from herd_mcp.orders import Returned
 from herd_mcp.owner.retry import MAX_DEATHS, alone_after
 from tests.node.test_decide import LIMITS, READY, new_state, plan_of, submit
 
@@ -66,6 +68,8 @@ class Asked:
     """An engine began with this attempt."""
     alone: bool = False
     over: bool = False
+    left: set[int] = field(default_factory=set)
+    """Earlier attempts that it waits for no more, and that have not ended yet."""
 
 
 @dataclass
@@ -96,7 +100,8 @@ class World:
         """Engines that are gone, with a run that each had."""
         self.jobs: dict[str, Asked] = {}
         self.again: list[tuple[str, bool]] = []
-        self.started_runs: dict[int, str] = {}
+        self.began: dict[int, tuple[str, int]] = {}
+        """Job and attempt of each run that was given to an engine."""
 
     def do(self, event: Event) -> list[Effect]:
         effects = decide(self.state, event, self.now)
@@ -151,9 +156,19 @@ class World:
                 assert run in process.runs or process.lied, "an engine is to cancel what it does not have"
                 process.let_go_at[run] = self.now
 
-    def told(self, job: Asked, job_id: str, attempt: int, event: JobEvent) -> None:
+    def told(self, job: Asked, job_id: str, attempt: int, event: JobEvent | Returned) -> None:
+        if attempt in job.left:
+            if event.type in ("completed", "failed", "cancelled", "returned"):
+                job.left.remove(attempt)
+            return
         assert not job.over, "something was told after the outcome"
         assert attempt == job.attempt, "an old attempt is spoken of"
+        if isinstance(event, Returned):
+            runs = [run for process in self.live.values() for run in process.runs]
+            assert (job_id, attempt) not in [self.began[run] for run in runs], "it is taken back under its work"
+            job.attempt += 1
+            self.again.append((job_id, job.alone))
+            return
         if event.type not in ("completed", "failed", "cancelled"):
             return
         if isinstance(event, Failed):
@@ -171,15 +186,17 @@ class World:
     def begin(self, process: Process, run: int) -> None:
         assert process.ready, "a run is given to an engine that is not ready"
         assert not process.condemned, "a run is given to an engine that is to end"
-        (job_id,) = [r.job_id for r in self.state.runs.values() if r.number == run]
+        ((job_id, attempt),) = [r.id for r in self.state.runs.values() if r.number == run]
         job = self.jobs[job_id]
-        assert not self.state.runs[job_id].held, "a job was started before it was on disk"
-        others = [self.jobs[other] for other in process.runs.values()]
-        assert not others or not (job.alone or any(other.alone for other in others)), "it is not alone"
-        assert job.attempt <= MAX_DEATHS
+        assert not self.state.runs[job_id, attempt].held, "a job was started before it was on disk"
+        self.began[run] = job_id, attempt
+        others = [self.state.runs.get(self.began[other]) for other in process.runs]
+        alone = [other for other in (self.state.runs[job_id, attempt], *others) if other and other.alone]
+        assert not others or not alone, "it is not alone"
+        assert job.deaths < MAX_DEATHS
         side = SIDES.get(self.state.level, 99)
         assert job.model == "c" or job.size <= side * side, "a picture is begun that is too large now"
-        job.begun = True
+        job.begun = job.begun or attempt == job.attempt
         if not process.runs:
             process.progress_at = self.now
         process.runs[run] = job_id
@@ -242,6 +259,7 @@ class World:
         self.live.clear()
         self.dead.clear()  # numbers begin anew, and so do the pipes
         for job_id, job in self.jobs.items():
+            job.left.clear()
             if job.over:
                 continue
             job.deaths += job.begun
@@ -249,6 +267,23 @@ class World:
             job.over = job.deaths >= MAX_DEATHS
             if not job.over:
                 self.do(self.attempt(job_id, forced=True))
+
+    def come_back(self, job_id: str) -> None:
+        """Its owner lets go of an attempt and comes with the next, while an engine may still have the old one."""
+        job = self.jobs[job_id]
+        if job.over:
+            return
+        old, job.attempt = job.attempt, job.attempt + 1
+        job.left.add(old)
+        self.do(self.attempt(job_id, forced=True, alone=job.alone))
+        self.do(Cancel(job_id, old))
+
+    def take_back(self, job_id: str, attempt: int) -> None:
+        run = self.state.runs.get((job_id, attempt))
+        waited = run is not None and run.started_at is None
+        effects = self.do(TakeBack(job_id, attempt))
+        told = [effect for effect in effects if isinstance(effect, Tell) and isinstance(effect.event, Returned)]
+        assert [(tell.job_id, tell.attempt) for tell in told] == [(job_id, attempt)] * waited
 
     def hear(self, at: tuple[str, int], message: pipe.Message) -> list[Effect]:
         lied = at in self.live and self.live[at].lied
@@ -321,7 +356,7 @@ class World:
 
 
 DEEDS = ("ask", "ask", "crowd", "submit", "release", "cancel", "tick", "wait", "late", "measure", "start again")
-KEEPING = ("warm", "unload", "level", "estimates")
+KEEPING = ("warm", "unload", "level", "estimates", "come back", "take back", "take back")
 WORDS = ("ready", "ready", "work", "beat", "done", "done", "fail", "longer", "cancelled", "dying", "lie", "gone")
 STEPS = st.lists(
     st.tuples(st.sampled_from(DEEDS + KEEPING + WORDS), st.integers(0, 13), st.sampled_from(sorted(MODELS))),
@@ -341,7 +376,16 @@ def act(world: World, what: str, index: int, model: str) -> None:
             world.engine("ready", place)
     elif what in ("release", "cancel") and jobs:
         job_id = jobs[-1 - index % len(jobs)]
-        world.do(Release(job_id) if what == "release" else Cancel(job_id))
+        attempt = world.jobs[job_id].attempt
+        world.do(Release(job_id, attempt) if what == "release" else Cancel(job_id, attempt))
+        others = world.do(Cancel(job_id, attempt + 1))  # of one that never came
+        assert not [effect for effect in others if isinstance(effect, Tell) and effect.job_id == job_id]
+    elif what in ("come back", "take back") and jobs:
+        job_id = jobs[-1 - index % len(jobs)]
+        if what == "come back":
+            world.come_back(job_id)
+        else:
+            world.take_back(job_id, world.jobs[job_id].attempt + (0, 0, 0, 1, -1)[index % 5])
     elif what in ("tick", "wait"):
         world.now += 1 if what == "tick" else 16
         world.do(Tick())
@@ -378,8 +422,8 @@ def finish(world: World) -> None:
     for run in world.state.runs.values():
         run.deadline_at = 1e9
     for _ in range(20 * len(world.jobs) + 20):
-        for job_id in list(world.state.runs):
-            world.do(Release(job_id))
+        for job_id, attempt in list(world.state.runs):
+            world.do(Release(job_id, attempt))
         if world.state.claim_at is not None:
             for process in world.live.values():
                 process.progress_at = world.now
@@ -407,4 +451,4 @@ def test_in_any_order_of_events_memory_is_never_over_and_every_job_has_one_outco
         act(world, what, index, model)
     go_well(world)
     assert world.state.runs == {}
-    assert [job_id for job_id, job in world.jobs.items() if not job.over] == []
+    assert [job_id for job_id, job in world.jobs.items() if not job.over or job.left] == []

@@ -131,10 +131,10 @@ def test_a_picture_that_was_accepted_waits_until_memory_is_back_is_told_why_and_
     assert queued(told, "large") == ["too large while this Mac is short of memory (high)"]
     assert queued(told, "small") == []
     (small,) = begun(ready(state))
-    assert small == state.runs["small"].number
+    assert small == state.runs["small", 1].number
     assert begun(done(state, small)) == []
     back = play(state, Measured("normal"))
-    assert begun(back) == [state.runs["large"].number]
+    assert begun(back) == [state.runs["large", 1].number]
     assert queued(back, "large") == [""]
 
 
@@ -156,7 +156,7 @@ def test_a_picture_goes_on_that_was_begun_before() -> None:
     play(state, *draw("large", 2000))
     (run,) = begun(ready(state))
     assert ended(play(state, Measured("critical"))) == []
-    assert state.runs["large"].number == run
+    assert state.runs["large", 1].number == run
 
 
 def test_what_was_accepted_before_the_node_ended_is_not_refused_but_waits() -> None:

@@ -271,7 +271,7 @@ def test_all_jobs_of_an_engine_that_dies_are_told_and_run_again_one_at_a_time() 
     assert state.lanes == {}
     fresh = submit("new", capacity=4)
     again = [replace(job, attempt=2, forced=True, alone=True) for job in jobs[:2]]
-    play(state, fresh, *again, Release("new"), *(Release(job.job_id) for job in again))
+    play(state, fresh, *again, Release("new"), *(Release(job.job_id, job.attempt) for job in again))
     order = begun(ready(state))
     for _ in range(3):
         assert len(order) == 1

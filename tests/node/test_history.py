@@ -113,9 +113,10 @@ async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> No
     assert path.is_file()
 
 
-async def test_a_database_of_an_older_version_is_taken_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+async def test_a_database_of_an_older_version_is_taken_on(tmp_path: Path, version: int) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "herd.db")) as old:
-        for number, script in enumerate(MIGRATIONS[:2], 1):
+        for number, script in enumerate(MIGRATIONS[:version], 1):
             old.executescript(f"{script}; PRAGMA user_version = {number};")
         old.execute("INSERT INTO measured VALUES ('m', 8, 1.5, 7, '', 9, 3.0)")
         old.commit()

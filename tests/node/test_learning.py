@@ -49,7 +49,7 @@ def test_an_engine_that_says_that_it_ran_out_of_memory_teaches_once_however_many
     error = ErrorInfo(code=ErrorCode.ENGINE_CRASHED, message="no more", details={"out_of_memory": True})
     for run in runs:
         message = pipe.RunFailed(run=run, error=error)
-        learning.heard(KEY, message)
+        learning.heard(KEY, engine_of(state).generation, message)
         play(state, Heard(KEY, engine_of(state).generation, message))
     learning.exiting(KEY, engine_of(state).generation)
     assert [factor for _, factor in learning.measured.get("a", None).factors] == [1.5]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from herd_mcp.node import memory
 from herd_mcp.node.memory import Needs, budget_bytes, chat_needs, image_needs, loaded_bytes, longest_tokens
 from herd_mcp.node.shapes import LARGEST
-from herd_mcp.pipe import CACHE_SPARE_TOKENS
+from herd_mcp.pipe import CACHE_SPARE_TOKENS, PREFILL_BATCH
 from herd_mcp.settings import GIB, MIB, load_settings
 
 QWEN3_8B = {
@@ -70,6 +70,14 @@ def test_heads_that_are_not_fused_take_memory_with_the_square_of_the_context() -
     assert wide.pair_bytes == needs_of(GEMMA, fused=False).pair_bytes
 
 
+def test_a_step_copies_caches_of_its_prompts_alone_and_all_when_they_have_joined() -> None:
+    needs = needs_of(QWEN3_8B)
+    eight, more = needs.work_for([4096] * PREFILL_BATCH), needs.work_for([4096] * 2 * PREFILL_BATCH)
+    assert more - eight == pytest.approx(PREFILL_BATCH * needs.row_bytes, abs=1)
+    many = [4096] * 50 * PREFILL_BATCH
+    assert needs.work_for(many) == pytest.approx(needs.copies * needs.caches_for(many) + len(many) * needs.row_bytes)
+
+
 def test_a_factor_counts_for_the_work_alone() -> None:
     once, twice = needs_of(QWEN3_8B), needs_of(QWEN3_8B, factor=2.0)
     assert twice.work_for([4096]) == pytest.approx(2 * once.work_for([4096]), rel=1e-6)
@@ -90,7 +98,8 @@ def any_needs(draw: st.DrawFn) -> Needs:
     if draw(st.booleans()):
         family = draw(st.sampled_from(["flux2-klein-4b", "dev", "builtin-flux2-klein"]))
         return image_needs(family, draw(st.integers(0, GIB)), builtin=family.startswith("builtin"))
-    config = draw(st.sampled_from([QWEN3_8B, GEMMA, {}, {**QWEN3_8B, "kv_lora_rank": 512}]))
+    states = {"model_type": "falcon_h1", "mamba_n_heads": 24, "mamba_d_head": 64}
+    config = draw(st.sampled_from([QWEN3_8B, GEMMA, {}, {**QWEN3_8B, "kv_lora_rank": 512}, {**QWEN3_8B, **states}]))
     return needs_of(config, draw(st.booleans()), draw(st.floats(0.25, 4)))
 
 

@@ -15,6 +15,7 @@ from herd_mcp.node import plans
 from herd_mcp.node.lanes import Plan
 from herd_mcp.node.measured import NOTHING, Known
 from herd_mcp.node.memory import Needs
+from herd_mcp.node.offers import look
 from herd_mcp.settings import GIB, load_settings
 from herd_mcp.state import ModelInfo
 
@@ -82,12 +83,12 @@ async def test_a_list_tells_the_context_that_the_engine_is_given_and_not_the_lon
     tmp_path: Path,
 ) -> None:
     settings, budget = load_settings(), 4 * GIB
-    (told,) = plans.with_needs([chat_model(tmp_path)], settings, budget, {})
+    (told,), (offer,) = look([chat_model(tmp_path)], settings, tmp_path, budget, {})
     given = await plans.Plans(settings, tmp_path, budget).of(chat_model(tmp_path), None, NOTHING)
-    assert told.context_tokens == given.spec.context_tokens
+    assert told.context_tokens == offer.plan.spec.context_tokens == given.spec.context_tokens
     assert told.context_tokens is not None
     assert 1024 <= told.context_tokens < 30_000
-    (roomy,) = plans.with_needs([chat_model(tmp_path)], settings, 64 * GIB, {})
+    (roomy,), _ = look([chat_model(tmp_path)], settings, tmp_path, 64 * GIB, {})
     assert roomy.context_tokens == 100_000
     again = await plans.Plans(settings, tmp_path, budget).of(told, None, NOTHING)
     assert again == given, "planned from the list it is the same"

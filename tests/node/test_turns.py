@@ -97,18 +97,21 @@ async def result(herd: Herd, job: Job) -> Result:
 
 
 async def test_an_image_beside_a_chat_is_the_picture_and_the_text_that_each_gives_alone(
-    herd: Herd, herd_home: Path
+    warm: Herd,
 ) -> None:
-    alone = [await result(herd, await herd.submit(request, client="test")) for request in (DRAW, TALK)]
-    jobs = [await herd.submit(request, client="test") for request in (DRAW, TALK)]
-    together = await asyncio.gather(*(result(herd, job) for job in jobs))
-    pictures = {picture.sha256 for picture in (alone[0], *together) if isinstance(picture, ImageResult)}
+    alone = [await result(warm, await warm.submit(request, client="test")) for request in (DRAW, TALK)]
+    jobs = [await warm.submit(request, client="test") for request in (DRAW, TALK)]
+    together = await asyncio.gather(*(result(warm, job) for job in jobs))
+    pictures = {
+        picture.sha256: picture.image_id for picture in (alone[0], *together) if isinstance(picture, ImageResult)
+    }
     texts = {text.text for text in (alone[1], *together) if isinstance(text, ChatResult)}
     assert len(pictures) == 1
     assert len(texts) == 1
-    assert len((await herd.nodes())[0].engines) == 2
-    locks = [herd_home / "run" / name for name in ("turn.next", "turn.gpu")]
-    assert [path.stat().st_mode & 0o777 for path in (*locks, herd_home / "run")] == [0o600, 0o600, 0o700]
+    assert len((await warm.nodes())[0].engines) == 2
+    home = warm.image_path(next(iter(pictures.values()))).parent.parent
+    locks = [home / "run" / name for name in ("turn.next", "turn.gpu")]
+    assert [path.stat().st_mode & 0o777 for path in (*locks, home / "run")] == [0o600, 0o600, 0o700]
 
 
 @pytest.mark.slow

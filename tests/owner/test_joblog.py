@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from herd_mcp.jobs import Cancelled, Delta
+from herd_mcp.jobs import Cancelled, Delta, JobEvent
 from herd_mcp.owner.joblog import MAX_BATCH, JobLog
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_reader_that_keeps_up_gets_every_event_alone() -> None:
-    log = JobLog("job")
+    log: JobLog[JobEvent] = JobLog("job")
     reader = log.read()
     for number in range(1, 4):
         waiting = asyncio.ensure_future(anext(reader))
@@ -23,7 +23,7 @@ async def test_a_reader_that_keeps_up_gets_every_event_alone() -> None:
 
 
 async def test_a_reader_that_is_behind_gets_what_waits_at_once_and_never_too_much() -> None:
-    log = JobLog("job")
+    log: JobLog[JobEvent] = JobLog("job")
     for _ in range(MAX_BATCH + 5):
         log.append(Delta(text="word"))
     log.append(Cancelled())

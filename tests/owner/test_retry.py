@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from herd_mcp.jobs import Attempt, ErrorCode, ErrorInfo, Job, JobStatus
+from herd_mcp.orders import ELSEWHERE
 from herd_mcp.owner.record import taken_up
 from herd_mcp.owner.retry import after_failure, after_restart
 
@@ -52,13 +53,27 @@ def test_what_is_not_a_death_would_come_again_and_is_not_retried() -> None:
     assert not after_failure(job("invalid_request"), error, told_tokens=False)
 
 
+@pytest.mark.parametrize(
+    ("record", "elsewhere", "again"),
+    [
+        (job("disk"), True, True),
+        (job("disk"), False, False),  # the owner's own disk: nowhere else is better
+        (job("disk", "disk", "disk"), True, False),
+        (job("disk", "returned", "disk"), True, True),
+    ],
+)
+def test_a_full_disk_of_another_node_is_followed_by_a_try_elsewhere(record: Job, elsewhere: bool, again: bool) -> None:
+    error = ErrorInfo(code=ErrorCode.DISK, message="x", details={ELSEWHERE: True} if elsewhere else {})
+    assert after_failure(record, error, told_tokens=False) is again
+
+
 def test_after_a_restart_images_run_again_chats_are_interrupted_and_poison_ends() -> None:
-    assert after_restart(job("", status="queued")) is None
-    assert after_restart(job("", status="running")) is None
-    poison = after_restart(job("node_lost", "", status="running"))
+    assert after_restart(job("", status="queued"), "n") is None
+    assert after_restart(job("", status="running"), "n") is None
+    poison = after_restart(job("node_lost", "", status="running"), "n")
     assert poison is not None
     assert poison.code == ErrorCode.ENGINE_CRASHED
-    chat = after_restart(job("", status="queued", kind="chat"))
+    chat = after_restart(job("", status="queued", kind="chat"), "n")
     assert chat is not None
     assert chat.code == ErrorCode.INTERRUPTED
 
@@ -66,3 +81,14 @@ def test_after_a_restart_images_run_again_chats_are_interrupted_and_poison_ends(
 def test_a_job_that_had_not_begun_is_not_charged_with_the_nodes_death() -> None:
     assert taken_up(job("", status="queued")).attempts == ()
     assert [a.outcome for a in taken_up(job("", status="loading")).attempts] == ["node_lost"]
+
+
+def test_a_third_attempt_that_the_restart_did_not_touch_goes_on() -> None:
+    *before, last = job("node_lost", "disk", "", status="running").attempts
+    there = job(status="running").model_copy(
+        update={"attempts": (*before, last.model_copy(update={"node_id": "other"}))}
+    )
+    assert after_restart(there, "n") is None
+    assert after_restart(job("node_lost", "disk", "", status="queued"), "n") is None
+    assert after_restart(job("node_lost", "disk", "", status="loading"), "n") is not None
+    assert after_restart(job("node_lost", "disk", "busy", status="queued"), "n") is not None

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from herd_mcp.cli.server import Server, bind
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import Job
 from herd_mcp.node.pressure import ReadMemory, read
+from herd_mcp.serving.server import Server, bind
 from herd_mcp.settings import load_settings
 from herd_mcp.surfaces.app import make_app
 

@@ -129,7 +129,7 @@ def routes_of(schema: dict[str, Any]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("given", [None, "Bearer", "Bearer wrong", "the-token-of-this-test", "Bearer \xff"])
 async def test_everything_under_the_native_api_needs_the_token(node: HttpNode, given: str | None) -> None:
     native = [route for route in routes_of((await node.http.get("/openapi.json")).json()) if "/herd/api" in route[1]]
-    assert len(native) == 9
+    assert len(native) == 18
     headers = [] if given is None else [(b"Authorization", given.encode("latin-1"))]
     for method, path in native:
         url = f"http://127.0.0.1:{node.port}{path}"

@@ -1,6 +1,7 @@
 """Bad input, each a clear error, and the engines alive after all of it."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -79,6 +80,19 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+async def the_engines_live_through_all_of_it(node: HttpNode) -> AsyncIterator[None]:
+    """Around all tests of this file."""
+    assert (await node.image()).status_code == 200
+    assert (await node.chat()).status_code == 200
+    pids = await node.engine_pids()
+    assert set(pids) == {IMAGE, CHAT}
+    yield
+    assert (await node.image()).status_code == 200
+    assert (await node.chat()).status_code == 200
+    assert await node.engine_pids() == pids
+
+
 @pytest.mark.parametrize("path", ["/api/generate-image", "/v1/chat/completions"])
 @pytest.mark.parametrize("body", BAD_BODIES, ids=range(len(BAD_BODIES)))
 async def test_a_body_that_is_no_json_object_is_400(node: HttpNode, path: str, body: bytes) -> None:
@@ -109,24 +123,8 @@ async def test_a_bad_chat_request_is_refused_by_the_name_of_what_is_wrong(
 
 
 async def test_prompts_that_look_like_something_else_are_just_prompts(node: HttpNode) -> None:
-    for prompt in ("-5 degrees", "--help", "'; DROP TABLE jobs; --", "\u2028 \U0001f98a", "%s {0} $HOME"):
+    for prompt in ("--help -5 degrees '; DROP TABLE jobs; --", "\u2028 \U0001f98a %s {0} $HOME"):
         assert (await node.image(prompt=prompt)).status_code == 200
-
-
-async def test_the_engines_live_through_all_of_it(node: HttpNode) -> None:
-    assert (await node.image()).status_code == 200
-    assert (await node.chat()).status_code == 200
-    pids = await node.engine_pids()
-    assert set(pids) == {IMAGE, CHAT}
-    for fields, _, _ in BAD_IMAGES:
-        assert (await node.image(**fields)).status_code >= 400
-    for bad, _ in BAD_CHATS:
-        assert (await node.chat(**bad)).status_code == 400
-    for body in BAD_BODIES:
-        await node.http.post("/v1/chat/completions", content=body)
-    assert (await node.image()).status_code == 200
-    assert (await node.chat()).status_code == 200
-    assert await node.engine_pids() == pids
 
 
 async def test_an_answer_to_a_bad_request_is_json_in_its_dialect(node: HttpNode) -> None:

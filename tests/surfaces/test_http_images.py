@@ -119,7 +119,7 @@ async def test_statistics_and_health_have_the_keys_that_their_readers_know(node:
     }
     assert stats["by_model"][IMAGE] == stats["by_node"]["tester"] == stats["completed"] >= 1
     health = (await node.http.get("/dashboard/api/health")).json()
-    assert set(health) == {"vitals", "recommendations", "checked_at"}
+    assert set(health) == {"vitals", "recommendations", "checked_at", "absent"}
     assert set(health["vitals"]) >= {
         *("nodes_total", "nodes_online", "nodes_degraded", "nodes_offline", "overall_error_rate_pct"),
         *("cold_loads_24h", "avg_ttft_ms", "total_requests_24h", "total_retries_24h", "client_disconnects_24h"),

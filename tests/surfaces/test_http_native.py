@@ -44,6 +44,19 @@ async def test_a_job_is_run_followed_and_found_again(native: httpx.AsyncClient) 
     assert [event["type"] for event in late] == ["completed"]
 
 
+async def test_a_pause_is_told_until_it_is_resumed_and_jobs_from_here_are_run(native: httpx.AsyncClient) -> None:
+    paused = (await native.post("/pause", json={"for_s": 3600})).json()["paused"]
+    assert "until" in paused
+    told = Status.model_validate((await native.get("/status")).json())
+    assert told.nodes[0].paused == paused
+    events = await run(native, ImageRequest(prompt="a fox", model=IMAGE, steps=2))
+    assert events[-1].type == "completed"
+    assert (await native.post("/pause", json={})).json()["paused"] == "its owner paused it"
+    assert (await native.post("/resume")).json()["paused"] == ""
+    for wrong in ({"for_s": 0}, {"for_s": -5}, {"for_s": 1e12}, {"for_s": "NaN"}, {"hours": 2}):
+        assert (await native.post("/pause", json=wrong)).status_code in (400, 422), wrong
+
+
 async def test_a_failing_job_ends_its_stream_with_what_went_wrong(native: httpx.AsyncClient) -> None:
     events = await run(native, ChatRequest(messages=(Message(role="user", content="x" * 20_000),)))
     assert (events[-1].type, events[-1].error.code) == ("failed", "invalid_request")

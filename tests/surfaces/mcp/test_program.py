@@ -43,7 +43,7 @@ def node_pids(program: Program) -> set[int]:
     return {process.pid for process in program.processes() if "up" in process.cmdline()}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [MODES[0], pytest.param(MODES[1], marks=pytest.mark.slow)])
 async def test_a_client_starts_the_program_and_uses_everything(program: Program, mode: str) -> None:
     async with Client(stdio(program, "mcp"), mode=mode) as client:
         made = await use_everything(client)

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from herd_mcp.surfaces.mcp.http import MAX_SESSIONS, Bounded
 from tests.cli.program import Program, ended
 from tests.conftest import until
-from tests.surfaces.mcp.clients import LONG, MODES, SMALL, answering, data_of, error_of, use_everything
+from tests.surfaces.mcp.clients import LONG, MODES, SMALL, TALK, TOOLS, answering, data_of, error_of, use_everything
 
 PATHS = ("/mcp", "/mcp/", "/sse", "/sse/")
 
@@ -45,11 +45,20 @@ async def connected(program: Program, path: str, mode: str = "auto", **options: 
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
 async def test_everything_works_over_http_and_sse(running: Program, path: str, mode: str) -> None:
     async with connected(running, path, mode) as client:
         image = await use_everything(client)
         assert "path" not in image
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("path", ["/mcp/", "/sse/"])
+async def test_a_slash_at_the_end_changes_nothing(running: Program, path: str, mode: str) -> None:
+    async with connected(running, path, mode) as client:
+        assert {tool.name for tool in (await client.list_tools()).tools} == TOOLS
+        assert data_of(await client.call_tool("chat", TALK))["status"] == "completed"
+        assert (await client.read_resource("herd://models")).contents
 
 
 @pytest.mark.parametrize("mode", MODES)
