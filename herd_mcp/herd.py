@@ -304,7 +304,7 @@ class Herd:
     def _engines_changed(self) -> None:
         self._changes.tell(Change(kind="health"))
         self._changes.tell(Change(kind="models"))
-        self.mesh.changed()
+        self.mesh.engines_changed()
 
 
 @contextlib.asynccontextmanager

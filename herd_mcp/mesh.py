@@ -168,6 +168,11 @@ class Mesh:
         if self._fleet:
             self._fleet.changed()
 
+    def engines_changed(self) -> None:
+        """An engine came or went here; what one that is gone kept of conversations is gone with it."""
+        self._prefixes.keep({engine.model for engine in self._node.state().engines})
+        self.changed()
+
     # ── life ──
 
     async def open(self) -> None:

@@ -222,6 +222,7 @@ def test_seven_pairs_are_the_least_without_a_word() -> None:
 # ── Smoke ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_the_cold_start_is_measured(tmp_path: Path) -> None:
     told = run("coldstart", "--pairs", "1")
     up, down = told["rows"]

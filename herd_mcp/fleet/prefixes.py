@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from herd_mcp.jobs import ChatRequest, ChatResult, Message
@@ -90,9 +90,9 @@ class Prefixes:
         while len(self._model_of) > self._most:
             del self._model_of[next(iter(self._model_of))]
 
-    def forget(self, model: str) -> None:
-        """The model's engine has ended, and what it kept with it."""
-        self._model_of = {digest: of for digest, of in self._model_of.items() if of != model}
+    def keep(self, models: Collection[str]) -> None:
+        """Of these there are engines; those of others have ended, and what they kept with them."""
+        self._model_of = {digest: of for digest, of in self._model_of.items() if of in models}
 
     def told(self) -> tuple[str, ...]:
         """For the node's state."""

@@ -89,6 +89,7 @@ async def test_a_body_that_comes_byte_by_byte_ends_its_connection(node: HttpNode
         writer.close()
 
 
+@pytest.mark.slow
 async def test_a_job_that_takes_longer_than_a_request_may_is_left_alone(node: HttpNode, impatient: None) -> None:
     slow = await node.chat(max_tokens=600, logit_bias=NEVER_ENDS)
     assert slow.json()["usage"]["completion_tokens"] == 600

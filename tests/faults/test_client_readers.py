@@ -64,6 +64,7 @@ async def read_all(client: socket.socket) -> bytes:
     return got
 
 
+@pytest.mark.slow
 async def test_a_chat_that_nobody_reads_is_written_to_its_end_and_waits_whole(node: HttpNode) -> None:
     body = {**LONG_CHAT, "metadata": {"tags": ["unread"]}}
     with unread(node, post("/v1/chat/completions", body)) as client:

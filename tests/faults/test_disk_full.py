@@ -37,6 +37,7 @@ def stored(faulty: Faulty, job_id: str) -> str:
     return str(status)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_under_an_image_fails_it_and_its_outcome_is_written_when_there_is_room(
     faulty: Faulty,
 ) -> None:

@@ -170,6 +170,7 @@ def test_a_damaged_image_model_is_refused_with_what_is_wrong(
     assert str(faulty.home) not in json.dumps(error)
 
 
+@pytest.mark.slow
 def test_a_model_that_goes_away_after_it_was_listed_is_named_and_others_go_on(faulty: Faulty) -> None:
     folder = copy(faulty, "herd-tiny-chat", "leaves-early")
     until(lambda: "leaves-early" in {model["name"] for model in faulty.get("/herd/api/models")})

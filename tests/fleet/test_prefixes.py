@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from herd_mcp.fleet.prefixes import Prefixes, kept_of, prefixes_of
 from herd_mcp.jobs import ChatRequest, ChatResult, Message, Tool, ToolCall, Usage
 from herd_mcp.state import MAX_PREFIXES_TOLD
+from tests.conftest import until
+from tests.faults.dictate import CHAT, chat, dictated, outcome
 
 KEY = b"k" * 32
 SYSTEM = Message(role="system", content="Be short.")
@@ -69,8 +73,17 @@ def test_a_node_tells_the_newest_and_forgets_those_of_an_engine_that_ended() -> 
     assert kept.told() == ("1", "3", "2")
     kept.add("b", ("4",))
     assert kept.told() == ("4", "1", "3")
-    kept.forget("b")
+    kept.keep({"a"})
     assert kept.told() == ("1",)
     full = Prefixes()
     full.add("a", map(str, range(1000)))
     assert len(full.told()) == MAX_PREFIXES_TOLD
+
+
+async def test_what_an_engine_keeps_is_told_to_the_herd_until_the_engine_ends(tmp_path: Path) -> None:
+    async with dictated(tmp_path / "engines") as herd:
+        await herd.admin.invite()
+        await outcome(herd, await herd.submit(chat("hello"), client="test"))
+        assert herd.mesh.state().prefixes
+        await herd.unload(CHAT)
+        await until(lambda: not herd.mesh.state().prefixes, "it is told no more")

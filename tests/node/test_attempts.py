@@ -51,6 +51,7 @@ def when_it_draws(begun: asyncio.Event) -> Callable[[JobEvent], None]:
     return hear
 
 
+@pytest.mark.slow
 async def test_an_attempt_goes_on_while_an_earlier_one_of_its_job_is_let_go(node: Node, tmp_path: Path) -> None:
     begun = asyncio.Event()
     await reserve(node, 1, tmp_path)
@@ -65,6 +66,7 @@ async def test_an_attempt_goes_on_while_an_earlier_one_of_its_job_is_let_go(node
     assert [path.name for path in tmp_path.glob("*.png")] == ["2.png"]
 
 
+@pytest.mark.slow
 async def test_the_cancel_of_one_attempt_ends_no_other(node: Node, tmp_path: Path) -> None:
     await reserve(node, 2, tmp_path)
     for attempt in (1, 3):

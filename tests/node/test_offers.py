@@ -148,6 +148,7 @@ async def run(herd: Herd, request: ChatRequest | ImageRequest) -> None:
     assert isinstance(last, Completed)
 
 
+@pytest.mark.slow
 async def test_what_was_measured_is_told_and_is_known_after_a_restart(herd_home: Path) -> None:
     async with open_herd(load_settings()) as herd:
         for _ in range(2):

@@ -50,14 +50,17 @@ def test_this_machine_answers() -> None:
 
 
 async def test_the_system_is_asked_beside_what_is_done_and_not_again_at_once(tmp_path: Path) -> None:
+    answer = threading.Event()
     asked: list[int] = []
 
     def read() -> Power:
         asked.append(1)
+        answer.wait(60)
         return Power(source="ac")
 
     around = Surroundings(tmp_path, read)
     assert around.facts() == UNKNOWN
+    answer.set()
     await until(lambda: around.facts().power.source == "ac", "it has answered")
     assert around.facts().disk_free_bytes
     assert len(asked) == 1

@@ -96,6 +96,7 @@ async def result(herd: Herd, job: Job) -> Result:
     return event.result
 
 
+@pytest.mark.slow
 async def test_an_image_beside_a_chat_is_the_picture_and_the_text_that_each_gives_alone(
     warm: Herd,
 ) -> None:

@@ -68,6 +68,7 @@ async def test_clients_that_start_at_once_share_one_node_which_outlives_them(pro
     assert os.getsid(pid) == pid
 
 
+@pytest.mark.slow
 async def test_a_client_that_is_killed_takes_its_job_with_it_and_the_node_stays(program: Program) -> None:
     async with Client(stdio(program, "mcp")) as watching:
         bridge = subprocess.Popen(
