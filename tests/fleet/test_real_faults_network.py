@@ -11,8 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from zeroconf import IPVersion, ServiceInfo, Zeroconf
+from zeroconf._protocol.outgoing import DNSOutgoing
+from zeroconf.const import _FLAGS_AA, _FLAGS_QR_RESPONSE
 
+from benchmarks.parts.mesh import node_id as node_id_of
+from herd_mcp.fleet.discovery import SERVICE
+from herd_mcp.fleet.found import HERD_DIGITS
+from herd_mcp.fleet.strangers import MOST_SHOWN
+from herd_mcp.fleet.trust import Trust
 from herd_mcp.jobs import ErrorCode
 from tests.cli.program import until
 from tests.fleet.macs import CHAT, IMAGE, Mac
@@ -21,6 +30,7 @@ from tests.fleet.outcomes import LEASE_S, elsewhere, ran, runs_on, truth
 
 pytestmark = pytest.mark.slow  # silences are waited for
 LONG = IMAGE | {"steps": 80}
+MIB = 1024 * 1024
 
 
 class Far(Mac):
@@ -39,11 +49,12 @@ class Far(Mac):
 
 
 @contextlib.contextmanager
-def apart(folder: Path, cable: Link, lease_s: float) -> Iterator[tuple[Mac, Far]]:
-    """A herd of one node here and one at the other end. The first leaves what it is asked to the second."""
-    variables = {"HERD_LEASE_S": f"{lease_s:g}"}
-    near = Mac(folder / "near", "near", {}, HERD_PEER_BIND=cable.near_host, **variables)
-    far = Far(folder / "far", "far", {}, HERD_PEER_BIND=cable.host, **variables)
+def apart(folder: Path, cable: Link, lease_s: float, **of_far: str) -> Iterator[tuple[Mac, Far]]:
+    """A herd of one node here and one at the other end, which has the variables `of_far`. The first leaves what it is
+    asked to the second."""
+    lease = {"HERD_LEASE_S": f"{lease_s:g}"}
+    near = Mac(folder / "near", "near", {}, **lease, HERD_PEER_BIND=cable.near_host)
+    far = Far(folder / "far", "far", {}, **lease, HERD_PEER_BIND=cable.host, **of_far)
     far.through = cable.through
     try:
         near.up()
@@ -109,3 +120,44 @@ def test_a_network_that_is_slow_and_loses_packets_costs_time_and_no_job(tmp_path
         for job_id in jobs:
             job = truth(near, job_id, 15, work_s=60)
             assert (job.status, ran(job)[-1]) == ("completed", ("far", "completed"))
+
+
+ANNOUNCED = 1000
+
+
+def announce(near_host: str, herd: str, ids: range) -> None:
+    """Say to the network that these nodes are there, at a port where nobody listens."""
+    told = {"herd": herd, "wire": "1.0"}
+    with contextlib.closing(Zeroconf(interfaces=[near_host], ip_version=IPVersion.V4Only)) as zeroconf:
+        for node_id in map(node_id_of, ids):
+            info = ServiceInfo(
+                SERVICE,
+                f"{node_id}.{SERVICE}",
+                port=9,
+                parsed_addresses=[near_host],
+                properties={**told, "id": node_id},
+                server=f"herd-{node_id}.local.",
+            )
+            packet = DNSOutgoing(_FLAGS_QR_RESPONSE | _FLAGS_AA)
+            for record in (info.dns_pointer(), info.dns_service(), info.dns_text(), *info.dns_addresses()):
+                packet.add_answer_at_time(record, 0)
+            zeroconf.send(packet)
+
+
+def test_thousands_of_announced_nodes_cost_no_memory_no_flood_of_lines_and_no_job(tmp_path: Path) -> None:
+    with link() as cable, apart(tmp_path, cable, LEASE_S, HERD_BONJOUR="true") as (near, far):
+        runs_on(near, far)
+        node = psutil.Process(far.node_process().pid)
+        announce(cable.near_host, "cd" * 8, range(10))  # what the first takes is no growth
+        until(lambda: len(far.asked("status")["strangers"]) > 0)
+        held, lines = node.memory_info().rss, far.stderr.count("\n")
+        job_id = near.submit(LONG)
+        near.is_(job_id, "running")
+        this_herd = Trust.open(near.home / "trust", near.id).herd_id[:HERD_DIGITS]
+        announce(cable.near_host, this_herd, range(1000, 1000 + ANNOUNCED))
+        announce(cable.near_host, "ab" * 8, range(5000, 5000 + ANNOUNCED))
+        until(lambda: len(far.asked("status")["strangers"]) == MOST_SHOWN)
+        assert ran(truth(near, job_id, work_s=30)) == [("far", "completed")]
+        assert node.memory_info().rss - held < 24 * MIB
+        assert far.stderr.count("\n") - lines < 100
+        assert len(far.asked("status")["nodes"]) == 2
