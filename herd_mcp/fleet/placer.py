@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from herd_mcp.fleet import placement
 from herd_mcp.fleet.ask import Ask, model_of
@@ -15,6 +15,9 @@ from herd_mcp.fleet.sent import Addition, Sent
 from herd_mcp.jobs import ErrorCode, HerdError, Kind, NodeEstimate
 from herd_mcp.orders import Accepted, Later, Order, Placed, Runner
 from herd_mcp.state import NodeState
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 REFUSALS = 3
 """So often a job lets itself be turned away; then a node that has said how it is must take it."""
@@ -42,6 +45,8 @@ class _Search:
     order: Order
     later_s: dict[str, float] = field(default_factory=dict)
     """Who turned it away, and when they would have been done."""
+    left_s: dict[str, float] = field(default_factory=dict)
+    """The node that it leaves, and when it would have been done there."""
     failed: dict[str, HerdError] = field(default_factory=dict)
     refusals: int = 0
 
@@ -84,13 +89,16 @@ class HerdPlacer:
         """Incarnation of a node that was not reached, and when."""
         self._failed: dict[str, tuple[float, float]] = {}
         """Seconds against a node, and when they were counted."""
-        self._placed_at: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._placed_at: dict[tuple[str, int], float] = {}
+        self._left_s: dict[str, dict[str, float]] = {}
+        """By job that is about to move, as in `_Search`."""
 
     # ── the Placer ──
 
     async def place(self, order: Order, *, avoid: frozenset[str] = frozenset()) -> Placed:
         """As `Placer.place`. A node without a herd answers as if there were none."""
         self._sent.drop_everywhere(_moving(order))
+        left_s = self._left_s.pop(order.job.id, {})
         views = self._views()
         if not views:
             alone = (NodeEstimate(node=self._local.name, node_id=self._local.node_id),)
@@ -102,7 +110,7 @@ class HerdPlacer:
         request = order.job.request
         assert request is not None
         resolved = order.job.model_copy(update={"request": request.model_copy(update={"model": ask.model})})
-        search = _Search(order.model_copy(update={"job": resolved}))
+        search = _Search(order.model_copy(update={"job": resolved}), left_s=left_s)
         while True:
             places = self._rank(ask, states, search, avoid)
             chosen = placement.best(places, self._local.node_id, self._rng)
@@ -131,8 +139,11 @@ class HerdPlacer:
         there = next((place for place in places if place.state.node_id != here and _free(place)), None)
         if mine is None or there is None or there.estimate.finish_s is None:
             return False
-        if not placement.much_sooner(self._mine_s(placed, mine), there.choice_s):
+        mine_s = self._mine_s(placed, mine)
+        if not placement.much_sooner(mine_s, there.choice_s):
             return False
+        self._left_s[placed.order.job.id] = {here: mine_s}
+        _drop_oldest(self._left_s, MOST_PLACED)
         addition = _addition(ask, there.estimate)
         self._sent.add(there.state.node_id, _moving(placed.order), addition, self._now(), MOVING_S)
         return True
@@ -234,7 +245,7 @@ class HerdPlacer:
                 state.node_id: self._sent.of(state.node_id, state.incarnation, state.revision, now) for state in states
             },
             excluded=excluded,
-            later_s=search.later_s,
+            later_s=search.left_s | search.later_s,
             penalty_s={node_id: self._penalty_s(node_id) for node_id in list(self._failed)},
             avoid=avoid,
         )
@@ -261,21 +272,23 @@ class HerdPlacer:
 
     def _note_placed(self, order: Order) -> None:
         self._placed_at[order.job.id, order.attempt] = self._now()
-        while len(self._placed_at) > MOST_PLACED:
-            self._placed_at.popitem(last=False)
+        _drop_oldest(self._placed_at, MOST_PLACED)
 
     def _mine_s(self, placed: Placed, mine: Place) -> float:
         """When a job that waits on its node will be done there. All that the node has ahead, which contains the job
-        and those behind it; sooner if it was expected sooner, unless it is late already."""
+        and those behind it; sooner if it was expected sooner. One that is late is taken to be as late again, since the
+        node knows less of its engines than it tells: one may hang."""
         row = mine.estimate
         if row.finish_s is None or mine.put_off:  # the node is out of it by now
             return float("inf")
-        all_s = row.finish_s - (row.service_s or 0.0)
+        service_s = row.service_s or 0.0
+        all_s = row.finish_s - service_s
         at_s = self._placed_at.get((placed.order.job.id, placed.order.attempt))
         if at_s is None or placed.order.expects_s is None:
             return all_s
         left_s = placed.order.expects_s - (self._now() - at_s)
-        return min(all_s, left_s) if left_s >= (row.service_s or 0.0) else all_s
+        late_s = service_s - left_s
+        return max(all_s, late_s) if late_s > 0 else min(all_s, left_s)
 
     # ── when nobody takes it ──
 
@@ -300,6 +313,11 @@ class HerdPlacer:
 
 def _addition(ask: Ask, row: NodeEstimate) -> Addition:
     return Addition(ask.kind, ask.model, row.service_s or 0.0, row.load_s or 0.0)
+
+
+def _drop_oldest(entries: dict[_K, _V], most: int) -> None:
+    while len(entries) > most:
+        del entries[next(iter(entries))]
 
 
 def _free(place: Place) -> bool:

@@ -319,6 +319,18 @@ async def test_a_job_that_is_nearly_its_turn_stays() -> None:
     assert not herd.placer.elsewhere(placed)
 
 
+async def test_a_job_that_is_late_leaves_a_node_whatever_that_tells_of_itself_and_does_not_come_back() -> None:
+    herd = Herd(node(1, CHAT), busy(2, 10), busy(3, 40))
+    placed = await place_behind(herd)
+    herd.views = [busy(2, 1, revision=5), like_cold(3)]
+    herd.now += 11
+    assert not herd.placer.elsewhere(placed)
+    herd.now += 60  # an engine that hangs works off nothing, and its node does not know yet
+    assert herd.placer.elsewhere(placed)
+    moved = await herd.placer.place(placed.order.model_copy(update={"attempt": 2}))
+    assert moved.runner is herd[3]
+
+
 def like_cold(number: int) -> NodeState:
     return node(number, like(IMAGE, **COLD), revision=9)
 

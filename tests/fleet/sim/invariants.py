@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from herd_mcp.fleet.placer import PATIENCE_S
+from herd_mcp.fleet.placer import PATIENCE_S, HerdPlacer
 from herd_mcp.jobs import MAX_ATTEMPTS, ChatRequest, Completed, ErrorCode, Failed, ImageResult, Job
 from herd_mcp.owner.live import LiveJob
 from herd_mcp.owner.owner import AGAIN_MOST_S
@@ -69,7 +69,9 @@ class IdleWatch:
                 continue
             if live.job.model not in other.has or other.node_id in died_on(live.job):
                 continue
-            there_s = other.speed.load_s * other.gpu.stretch + left_s_of(request, other.speed) * other.gpu.stretch
+            there_s = (other.speed.load_s + left_s_of(request, other.speed)) * other.gpu.stretch
+            if isinstance(owner.owner.placer, HerdPlacer):
+                there_s += owner.owner.placer._penalty_s(other.node_id)
             waited_s = now - max(since, good_since + SEEN_S)
             if waited_s > there_s * (1 + SLACK_PART) + SLACK_S:
                 self.left.append(
