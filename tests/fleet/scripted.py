@@ -199,7 +199,7 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def pair(api: Scripted | None = None) -> AsyncIterator[Pair]:
+async def pair(api: Scripted | None = None, lease_s: float = LEASE_S) -> AsyncIterator[Pair]:
     """A port of beta in this loop, and what alpha asks it with."""
     authority = Authority()
     callers: list[str] = []
@@ -211,10 +211,10 @@ async def pair(api: Scripted | None = None) -> AsyncIterator[Pair]:
         return answers
 
     app = make_app(api_of, authority.caller_of, refused=lambda caller, error: refused.append((caller, error)))
-    listener = Listener(app, authority.member(BETA).server(), authority.caller_of, LEASE_S)
+    listener = Listener(app, authority.member(BETA).server(), authority.caller_of, lease_s)
     sock = bind(0, setting="peer_port")
     serving = asyncio.create_task(listener.run_on(sock))
-    peers = Peers(authority.member(ALPHA).client(), LEASE_S)
+    peers = Peers(authority.member(ALPHA).client(), lease_s)
     try:
         await listener.ready.wait()
         yield Pair(authority, answers, listener, sock.getsockname()[1], peers, callers, refused)

@@ -95,7 +95,7 @@ async def test_who_leaves_ends_the_stream_at_its_source() -> None:
 
 async def test_many_streams_run_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dial, "CONNECT_S", LIMIT_S)  # all shake hands at once, on the cores of this machine
-    async with pair() as herd:
+    async with pair(lease_s=LIMIT_S) as herd:
         herd.api.script = [Delta(text="a"), 0.2, Delta(text="b"), completed("ab")]
         async with asyncio.timeout(LIMIT_S):
             streams = [all_of(herd.beta.follow(job_id_of(ALPHA, number), 1)) for number in range(150)]
