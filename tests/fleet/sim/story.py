@@ -131,8 +131,7 @@ async def _ask(herd: World, ask: Ask) -> None:
     mac = herd.macs[ask.mac % len(herd.macs)]
     if not mac.up or mac.asleep:
         return
-    number = len(herd.trace)
-    prompt = f"{ask.word} {number}".strip()
+    prompt = f"{ask.word} {next(herd.prompts)}".strip()
     request: ImageRequest | ChatRequest
     request = image(prompt, steps=ask.size) if ask.kind == "image" else chat(prompt * ask.size, tokens=ask.size * 2)
     asked = await herd.ask(mac, request, stream=ask.stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import logging
 import random
 import shutil
@@ -69,6 +70,8 @@ class World:
         self.asked: list[Asked] = []
         self.refused: list[tuple[str, HerdError]] = []
         self.trace: list[str] = []
+        self.prompts = itertools.count(1)
+        """Numbers that tell prompts apart."""
         self._numbers = count(1)
         self._watching: list[asyncio.Task[None]] = []
 
