@@ -81,6 +81,8 @@ class Host:
         self.timers += loop.take_timers(self)
 
     def _wake(self, clock_stood: bool) -> None:
+        if not self.asleep:
+            return
         self.asleep = False
         slept_s = self.loop.now - self._slept_at
         if clock_stood:
