@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FIRST_LOOK_S = 3.0
+"""Seconds that a node which starts waits for the look at its disk: without its models it would be no use to the
+others, and they would be asked in its place."""
 MEET_S = 3.0
 """Seconds that a Mac that joins waits to hear of the members, to tell whom it reaches."""
 REBALANCE_S = 0.5
@@ -203,6 +206,7 @@ class Mesh:
 
     async def _begin(self) -> None:
         trust = self._trust
+        await self._node.looked(FIRST_LOOK_S)
         try:
             fleet = self._fleet = self._make_fleet()
             own_addresses = await self._open_port()

@@ -238,6 +238,10 @@ class Node:
         """What is on the disk, looked at no longer than `fresh_s` ago, with what is loaded and the default now."""
         return await self._shelf.models(fresh_s)
 
+    async def looked(self, within_s: float) -> None:
+        """Wait until the disk was looked at for the first time, or the time is over."""
+        await self._shelf.looked(within_s)
+
     @property
     def paused(self) -> str:
         """Why nothing is done for other nodes now; empty while it may be."""

@@ -113,6 +113,11 @@ class Shelf:
         if stale and self._started and (self._again is None or self._again.done()):
             self._again = asyncio.create_task(self._look_again())
 
+    async def looked(self, within_s: float) -> None:
+        """Wait for the first look, where it goes on, for at most so many seconds."""
+        if self._again is not None and self._models_at == float("-inf"):
+            await asyncio.wait({self._again}, timeout=within_s)
+
     async def _look_again(self) -> None:
         try:
             await self.models(fresh_s=KNOWN_FRESH_S)
