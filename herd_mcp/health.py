@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
+from herd_mcp.jobs import ErrorInfo
 from herd_mcp.node.choose import download_command, names_of
 from herd_mcp.node.relief import SHORT_IDLE_S
 from herd_mcp.settings import GIB, Settings
@@ -31,9 +32,10 @@ def fleet_health(
     disk_free_bytes: int,
     damaged_history: str = "",
     absent: Sequence[str] = (),
+    apart: ErrorInfo | None = None,
 ) -> FleetHealth:
-    """The health of the herd now. `damaged_history`: the name an unreadable database was given, if one was found;
-    `absent`: the nodes whose jobs are not in `day`."""
+    """The health of the herd now, this node first. `damaged_history`: the name an unreadable database was given, if one
+    was found; `absent`: the nodes whose jobs are not in `day`; `apart`: why this node is not among the others."""
     error_rate_pct = round(100 * day.failed / day.total, 1) if day.total else 0.0
     recommendations = [
         *_models(models),
@@ -41,7 +43,8 @@ def fleet_health(
         *_named_twice([model for model in models if model.source != "peer"], settings),
         *_errors(day, error_rate_pct),
         *_disk(settings, gallery_bytes, disk_free_bytes),
-        *_nodes(nodes),
+        *_nodes(nodes if apart is None else nodes[:1]),  # the others may be well
+        *([] if apart is None else [_apart(nodes[0], apart)]),
         *_memory(nodes, settings),
         *(advice for node in nodes for advice in _ledger(node)),
     ]
@@ -230,6 +233,17 @@ def _nodes(nodes: Sequence[NodeState]) -> list[Recommendation]:
         for node in nodes
         if node.status != "online"
     ]
+
+
+def _apart(node: NodeState, why: ErrorInfo) -> Recommendation:
+    return Recommendation(
+        check_id="apart",
+        severity="warning",
+        title=f"{node.name} is not among the other Macs of its herd",
+        description=f"{why.message} What is asked here is done here; it joins the others as soon as it can.",
+        fix=why.hint,
+        node_id=node.node_id,
+    )
 
 
 RELIEF: dict[Level, tuple[Literal["info", "warning", "critical"], str]] = {

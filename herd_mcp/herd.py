@@ -226,6 +226,7 @@ class Herd:
             await self.models(),
             all_days([own, *(part.day for part in others)]),
             absent=absent,
+            apart=self.mesh.apart,
             settings=self.settings,
             gallery_bytes=await self._gallery.total_bytes(),
             disk_free_bytes=shutil.disk_usage(self._gallery.folder.parent).free,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 from collections.abc import Callable
@@ -17,13 +18,14 @@ from herd_mcp.changes import Changes
 from herd_mcp.fleet import placement
 from herd_mcp.fleet.admin import HerdAdmin
 from herd_mcp.fleet.ask import model_of
+from herd_mcp.fleet.membership import backoff_s
 from herd_mcp.fleet.placer import HerdPlacer
 from herd_mcp.fleet.prefixes import Prefixes, kept_of
 from herd_mcp.fleet.questions import checked, figures_of, unheard
 from herd_mcp.fleet.remote import RemoteRunner
 from herd_mcp.fleet.trust import Trust
 from herd_mcp.fleet.words import PeerCheck
-from herd_mcp.jobs import ChatRequest, ChatResult, Completed, ErrorCode, HerdError, Kind, Request
+from herd_mcp.jobs import ChatRequest, ChatResult, Completed, ErrorCode, ErrorInfo, HerdError, Kind, Request
 from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.node import Node
 from herd_mcp.node.words import draining
@@ -84,6 +86,9 @@ class Mesh:
         self._serving: asyncio.Task[None] | None = None
         self._beside: list[asyncio.Task[None]] = []
         self._partings: set[asyncio.Task[None]] = set()
+        self.apart: ErrorInfo | None = None
+        """Why this node is not among the others of its herd, where something keeps it from its port."""
+        self._returning: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         """Set, and another in its place, when the others changed."""
@@ -101,6 +106,7 @@ class Mesh:
             on_left=self._end,
             addresses=lambda: self.state().addresses,
             online=self._online,
+            apart=lambda: self.apart,
         )
 
     # ── what there is ──
@@ -117,7 +123,7 @@ class Mesh:
         """The other members of the herd, those too that were not heard of since this node started."""
         views = self.views()
         heard = {view.node_id for view in views} | self._trust.revoked
-        known = self._trust.known.items() if self._fleet else ()
+        known = self._trust.known.items()
         return [*views, *(unheard(node_id, one.name) for node_id, one in known if node_id not in heard)]
 
     def default(self, kind: Kind) -> str | None:
@@ -144,13 +150,13 @@ class Mesh:
         return [stats for stats in told if stats is not None], absent
 
     async def check(self) -> list[PeerCheck]:
-        """Ask each other member now, and say what is wrong with those that do not answer."""
+        """Ask each other member now, and say what is wrong with those that do not answer. A node apart asks none."""
 
         def addresses(state: NodeState) -> tuple[str, ...]:
             known = self._trust.known.get(state.node_id)
             return state.addresses or (known.addresses if known else ())
 
-        others = self.everyone()
+        others = [] if self.apart else self.everyone()
         return list(
             await asyncio.gather(
                 *(checked(state, self.api(state.node_id), addresses(state), self.state) for state in others)
@@ -179,12 +185,22 @@ class Mesh:
     # ── life ──
 
     async def open(self) -> None:
-        """Begin, if this node has a herd. Raises HerdError(no_node) where its port is taken."""
-        if self._trust.has_herd:
+        """Begin, if this node has a herd. Where its port is taken it does so later: who sits at this Mac shall have a
+        node all the same."""
+        if not self._trust.has_herd:
+            return
+        try:
             await self._begin()
+        except HerdError as error:
+            if error.info.code != ErrorCode.NO_NODE:
+                raise
+            log.warning("this Mac is not among the others of its herd, and tries again: %s", error)
+            self.apart = error.info
+            self._returning = asyncio.create_task(self._return(), name="return to the herd")
 
     async def drain(self, timeout_s: float) -> None:
         """Give back what has not begun, and let the others' jobs that run here come to their end."""
+        await self._stay()
         await self.guests.drain()
         await self.guests.close(timeout_s)
 
@@ -197,15 +213,56 @@ class Mesh:
         return frozenset(view.node_id for view in self.views() if view.status == "online")
 
     async def _join(self) -> None:
-        """Begin, and meet those who are known."""
-        await self._begin()
+        """Begin, and meet those who are known. Raises HerdError(no_node) where the port is taken."""
+        try:
+            await self._begin()
+        except BaseException:
+            await self._end()
+            raise
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MEET_S):
                 while not self._trust.known.keys() <= self._online():
                     await self._news.wait()
 
+    async def _return(self) -> None:
+        """Begin as soon as the port is free."""
+        for tries in itertools.count(1):
+            await asyncio.sleep(backoff_s(tries))
+            try:
+                await asyncio.to_thread(self._bind_and_close)
+                await self._begin()
+            except HerdError as error:
+                self.apart = error.info
+            except Exception:
+                log.exception("this Mac comes back to its herd with its next start")
+                return
+            else:
+                self.apart = None
+                self._changes.tell(Change(kind="health"))
+                return
+
+    def _bind_and_close(self) -> None:
+        """Raises HerdError(no_node) where the port is taken. It takes a while then, since who has it is looked for."""
+        bind(self._settings.peer_port, self._settings.peer_bind, setting="peer_port").close()
+
+    async def _stay(self) -> None:
+        """Try no more to return."""
+        if self._returning is not None:
+            self._returning.cancel()
+            await asyncio.wait({self._returning})
+
     async def _begin(self) -> None:
+        """Raises HerdError(no_node) where the port is taken. Jobs that were accepted wait for others then, too."""
         trust = self._trust
+        self._owner.placer = HerdPlacer(
+            self._local,
+            self.state,
+            self.views,
+            self._remote,
+            preferred=self._preferred,
+            prefix_key=trust.prefix_key,
+            rng=self._rng,
+        )
         await self._node.looked(FIRST_LOOK_S)
         try:
             fleet = self._fleet = self._make_fleet()
@@ -213,18 +270,9 @@ class Mesh:
             self.guests.open()
             works = self.guests.run(), self._rebalance(), self.admin.keep()
             self._beside = [asyncio.create_task(work) for work in works]
-            self._owner.placer = HerdPlacer(
-                self._local,
-                fleet.state,
-                fleet.views,
-                self._remote,
-                preferred=self._preferred,
-                prefix_key=trust.prefix_key,
-                rng=self._rng,
-            )
             await fleet.start(own_addresses)
         except BaseException:
-            await self._end()
+            await self._part("it was stopped")
             raise
         log.info("herd %s: port for the other Macs: %s", trust.herd_id, ", ".join(own_addresses()))
 
@@ -275,8 +323,14 @@ class Mesh:
             await listener.run_on(sock)
 
     async def _end(self, reason: str = "it left the herd") -> None:
-        """Tell the others, and close all that is open between nodes."""
+        """Be alone from now on."""
+        await self._stay()
+        self._returning = self.apart = None
         self._owner.placer = Alone(self._local)
+        await self._part(reason)
+
+    async def _part(self, reason: str) -> None:
+        """Tell the others, and close all that is open between nodes."""
         self.guests.leave(reason)
         fleet, listener, peers = self._fleet, self._listener, self._peers
         self._fleet = self._listener = self._peers = None

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import shutil
+import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import herd_mcp
 from herd_mcp import mesh
-from herd_mcp.herd import open_herd
+from herd_mcp.herd import Herd, open_herd
+from herd_mcp.jobs import ErrorCode, HerdError, ImageRequest
 from herd_mcp.node import models, shelf
 from herd_mcp.settings import Settings, load_settings
-from herd_mcp.state import ModelInfo
+from herd_mcp.state import ModelInfo, Recommendation
 from tests.conftest import until
+
+BUILTIN = Path(herd_mcp.__file__).parent / "builtin"
 
 
 @pytest.fixture
@@ -21,6 +30,21 @@ async def of_a_herd(herd_home: Path) -> None:
     """The home has a herd of which this node is the first member."""
     async with open_herd(load_settings()) as herd:
         await herd.admin.invite()
+
+
+@pytest.fixture
+def taken() -> Iterator[socket.socket]:
+    """The port of somebody else, until it is closed."""
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        yield somebody
+
+
+def port_of(somebody: socket.socket) -> int:
+    return int(somebody.getsockname()[1])
+
+
+async def findings(herd: Herd) -> list[Recommendation]:
+    return [item for item in (await herd.health()).recommendations if item.check_id == "apart"]
 
 
 @pytest.fixture
@@ -62,3 +86,66 @@ async def test_a_lone_node_does_not_wait_for_its_disk(herd_home: Path, slow_disk
     async with open_herd(load_settings()) as herd:
         assert not herd.mesh.state().models
         slow_disk.set()
+
+
+async def test_a_taken_port_keeps_a_node_from_the_others_until_it_is_free_and_from_nothing_else(
+    of_a_herd: None, taken: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = port_of(taken)
+    caplog.set_level(logging.WARNING, "herd_mcp.mesh")
+    async with open_herd(load_settings(peer_port=port)) as herd:
+        assert await herd.models()
+        (finding,) = await findings(herd)
+        assert f"Port {port} is taken by" in finding.description
+        assert f"pid {os.getpid()}" in finding.description
+        assert "`peer_port`" in finding.fix
+        assert (await herd.health()).vitals.health_score == 90
+        for _ in range(2):
+            with pytest.raises(HerdError, match="peer_port") as refused:
+                await herd.admin.invite()
+            assert refused.value.info.code == ErrorCode.NO_NODE
+        assert herd.admin.trust.has_herd
+        (told,) = [record.message for record in caplog.records if record.name == "herd_mcp.mesh"]
+        assert "`peer_port`" in told
+        taken.close()
+        await until(lambda: herd.mesh.apart is None, "it is among the others", 60)
+        assert herd.mesh.state().addresses == (f"127.0.0.1:{port}",)
+        assert not await findings(herd)
+        assert (await herd.admin.invite()).code
+    assert len([record for record in caplog.records if record.name == "herd_mcp.mesh"]) == 1
+
+
+async def test_a_node_whose_port_is_taken_ends_and_leaves_as_any_other(of_a_herd: None, taken: socket.socket) -> None:
+    async with open_herd(load_settings(peer_port=port_of(taken))) as herd:
+        await herd.drain(0)
+        assert "return to the herd" not in {task.get_name() for task in asyncio.all_tasks()}
+    async with open_herd(load_settings(peer_port=port_of(taken))) as herd:
+        await herd.admin.leave()
+        assert herd.mesh.apart is None
+        assert not await findings(herd)
+        assert "return to the herd" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_who_cannot_listen_does_not_join(
+    herd_home: Path, taken: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_herd(load_settings()) as member:
+        code = (await member.admin.invite()).code
+        monkeypatch.setenv("HERD_HOME", str(herd_home.parent / "other"))
+        async with open_herd(load_settings(peer_port=port_of(taken))) as other:
+            with pytest.raises(HerdError, match="peer_port"):
+                await other.admin.join(code)
+            assert not other.admin.trust.has_herd
+            assert not await findings(other)
+
+
+async def test_what_waits_for_another_mac_does_not_fail_while_the_port_is_taken(
+    of_a_herd: None, taken: socket.socket, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "models"
+    shutil.copytree(BUILTIN / "herd-tiny-image", elsewhere / "mine")
+    async with open_herd(load_settings(model_dirs=[elsewhere])) as herd:
+        job = await herd.submit(ImageRequest(prompt="a circle", model="mine", steps=200), client="test")
+    async with open_herd(load_settings(peer_port=port_of(taken))) as herd:
+        assert (await herd.job(job.id)).status == "queued"
+        assert (await herd.cancel(job.id)).status == "cancelled"

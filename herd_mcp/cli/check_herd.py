@@ -26,15 +26,19 @@ def herd() -> Iterable[Finding]:
 
     try:
         node = find_node()
-        own, checks, strangers = node.nodes().nodes[0], node.check(), node.nodes().strangers
+        told, checks = node.status(), node.check()
     except HerdError:
         return  # told by `node`
+    own = told.nodes[0]
+    for advice in told.health.recommendations:
+        if advice.check_id == "apart":
+            yield Finding("herd", "broken", f"{advice.title}: {advice.description}", advice.fix)
     for check in checks:
         yield of_peer(check, own.version)
         if check.ahead_s > CLOCK_S:
             text = f"the clock of {check.name} is at least {human_s(check.ahead_s)} ahead of this Mac's"
             yield Finding("herd", "note", text, "Let both set the time by themselves: System Settings > General.")
-    for stranger in strangers:
+    for stranger in told.strangers:
         yield Finding("herd", "note", f"not let in: {stranger}", "herd-mcp invite lets a Mac into this herd")
 
 

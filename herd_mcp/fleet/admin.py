@@ -12,7 +12,7 @@ from herd_mcp.fleet.invite import Invite
 from herd_mcp.fleet.join import join
 from herd_mcp.fleet.trust import Trust
 from herd_mcp.fleet.words import Invitation, InviteInfo, Joined, Left, Member
-from herd_mcp.jobs import SHOWN_CHARS, ErrorCode, HerdError
+from herd_mcp.jobs import SHOWN_CHARS, ErrorCode, ErrorInfo, HerdError
 from herd_mcp.state import MAX_ADDRESSES
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ async def _nothing() -> None:
 class HerdAdmin:
     """`on_joined`: this Mac has a herd from now on: listen, and meet the others. May raise HerdError, and then this Mac
     has none. `on_left`: it is about to have none: tell the others, and close what listens and what is
-    connected. `addresses`: `host:port` where the others reach it. `online`: ids of members that are heard."""
+    connected. `addresses`: `host:port` where the others reach it. `online`: ids of members that are heard. `apart`: why
+    this Mac is not among the others of its herd, if it is not."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class HerdAdmin:
         on_left: Callable[[], Awaitable[None]] = _nothing,
         addresses: Callable[[], tuple[str, ...]] = tuple,
         online: Callable[[], frozenset[str]] = frozenset,
+        apart: Callable[[], ErrorInfo | None] = lambda: None,
     ) -> None:
         self.trust = trust
         self._name = name
@@ -50,6 +52,7 @@ class HerdAdmin:
         self._on_left = on_left
         self._addresses = addresses
         self._online = online
+        self._apart = apart
         self._invite: Invite | None = None
         self._lock = asyncio.Lock()
 
@@ -95,6 +98,8 @@ class HerdAdmin:
         if not self.trust.has_herd:
             self.trust.make_herd()
             await self._begin()
+        elif why := self._apart():
+            raise HerdError.of(why)
         await self._close_invite()
         made = Invite(self.trust, self._me, online=self._online)
         await made.open(self._bind)
