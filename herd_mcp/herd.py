@@ -143,7 +143,7 @@ class Herd:
         return None if owner_id in ("", self.node_id) else self.mesh.api(owner_id)
 
     async def _begin_loading(self, request: Request) -> None:
-        if self.mesh.warm(request):
+        if self.mesh.others.warm(request):
             return
         plan = await self._node.plan(request)
         if not self._node.loads.loaded(plan.key):
@@ -192,7 +192,7 @@ class Herd:
         """The models of the herd."""
         found, others = await self._node.models(), self.mesh.views()
         if others:
-            defaults = {name for each in get_args(Kind) if (name := self.mesh.default(each))}
+            defaults = {name for each in get_args(Kind) if (name := self.mesh.others.default(each))}
             found = of_herd(found, self.mesh.state(), others, defaults)
         return [model for model in found if kind in (None, model.kind)]
 
@@ -206,7 +206,7 @@ class Herd:
 
     async def nodes(self) -> list[NodeState]:
         """Every node of the herd, this one first."""
-        return [self.mesh.state(), *self.mesh.everyone()]
+        return [self.mesh.state(), *self.mesh.others.everyone()]
 
     @property
     def strangers(self) -> list[str]:
@@ -215,12 +215,12 @@ class Herd:
 
     async def stats(self) -> ImageStats:
         """Figures of all image jobs of the herd, as far as its nodes tell theirs in time."""
-        own, (others, absent) = await asyncio.gather(self._own.stats(), self.mesh.figures())
+        own, (others, absent) = await asyncio.gather(self._own.stats(), self.mesh.others.figures())
         return all_images([own, *others], absent)
 
     async def health(self) -> FleetHealth:
         """Figures of the last 24 hours and what to do about trouble."""
-        own, (others, absent) = await asyncio.gather(self._history.read(day_figures), self.mesh.figures())
+        own, (others, absent) = await asyncio.gather(self._history.read(day_figures), self.mesh.others.figures())
         return fleet_health(
             await self.nodes(),
             await self.models(),

@@ -17,15 +17,14 @@ from herd_mcp.answers import Answers
 from herd_mcp.changes import Changes
 from herd_mcp.fleet import placement
 from herd_mcp.fleet.admin import HerdAdmin
-from herd_mcp.fleet.ask import model_of
 from herd_mcp.fleet.membership import backoff_s
+from herd_mcp.fleet.others import Others
 from herd_mcp.fleet.placer import HerdPlacer
+from herd_mcp.fleet.port import Port
 from herd_mcp.fleet.prefixes import Prefixes, kept_of
-from herd_mcp.fleet.questions import checked, figures_of, unheard
 from herd_mcp.fleet.remote import RemoteRunner
 from herd_mcp.fleet.trust import Trust
-from herd_mcp.fleet.words import PeerCheck
-from herd_mcp.jobs import ChatRequest, ChatResult, Completed, ErrorCode, ErrorInfo, HerdError, Kind, Request
+from herd_mcp.jobs import ChatRequest, ChatResult, Completed, ErrorCode, ErrorInfo, HerdError, Kind
 from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.node import Node
 from herd_mcp.node.words import draining
@@ -35,13 +34,11 @@ from herd_mcp.owner.guests import Guests
 from herd_mcp.owner.local import LocalRunner
 from herd_mcp.owner.own import OwnJobs
 from herd_mcp.owner.owner import Owner
-from herd_mcp.serving.server import bind
 from herd_mcp.settings import Settings
-from herd_mcp.state import Change, NodeState, OwnStats, reluctant
+from herd_mcp.state import Change, NodeState, reluctant
 
 if TYPE_CHECKING:
     from herd_mcp.fleet.fleet import Fleet
-    from herd_mcp.fleet.listener import Listener
     from herd_mcp.fleet.peers import Peers
 
 log = logging.getLogger(__name__)
@@ -82,8 +79,7 @@ class Mesh:
         self._remotes: dict[str, RemoteRunner] = {}
         self._fleet: Fleet | None = None
         self._peers: Peers | None = None
-        self._listener: Listener | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._port = Port(settings, trust, self._answers)
         self._beside: list[asyncio.Task[None]] = []
         self._partings: set[asyncio.Task[None]] = set()
         self.apart: ErrorInfo | None = None
@@ -108,6 +104,7 @@ class Mesh:
             online=self._online,
             apart=lambda: self.apart,
         )
+        self.others = Others(trust, self.state, self.views, self.api, self._preferred)
 
     # ── what there is ──
 
@@ -118,50 +115,6 @@ class Mesh:
     def views(self) -> list[NodeState]:
         """The other nodes, as they are known here."""
         return self._fleet.views() if self._fleet else []
-
-    def everyone(self) -> list[NodeState]:
-        """The other members of the herd, those too that were not heard of since this node started."""
-        views = self.views()
-        heard = {view.node_id for view in views} | self._trust.revoked
-        known = self._trust.known.items()
-        return [*views, *(unheard(node_id, one.name) for node_id, one in known if node_id not in heard)]
-
-    def default(self, kind: Kind) -> str | None:
-        """The model that serves requests which name none."""
-        with contextlib.suppress(HerdError):
-            return placement.resolved(kind, self._preferred(kind), (self.state(), *self.views()))
-        return None
-
-    def warm(self, request: Request) -> bool:
-        """Whether other nodes have the request's model loaded, or they alone have it."""
-        with contextlib.suppress(HerdError):
-            states, preferred = (self.state(), *self.views()), self._preferred(request.kind)
-            name = placement.resolve(request, states, preferred)
-            there = [model_of(state, name) for state in states[1:] if state.status == "online"]
-            known = [model for model in there if model is not None]
-            return any(model.loaded for model in known) or (bool(known) and model_of(states[0], name) is None)
-        return False
-
-    async def figures(self) -> tuple[list[OwnStats], list[str]]:
-        """What the other nodes count, and the names of those that did not tell in time."""
-        others = self.everyone()
-        told = await asyncio.gather(*(figures_of(state, self.api(state.node_id)) for state in others))
-        absent = [state.name for state, stats in zip(others, told, strict=True) if stats is None]
-        return [stats for stats in told if stats is not None], absent
-
-    async def check(self) -> list[PeerCheck]:
-        """Ask each other member now, and say what is wrong with those that do not answer. A node apart asks none."""
-
-        def addresses(state: NodeState) -> tuple[str, ...]:
-            known = self._trust.known.get(state.node_id)
-            return state.addresses or (known.addresses if known else ())
-
-        others = [] if self.apart else self.everyone()
-        return list(
-            await asyncio.gather(
-                *(checked(state, self.api(state.node_id), addresses(state), self.state) for state in others)
-            )
-        )
 
     @property
     def strangers(self) -> list[str]:
@@ -229,7 +182,7 @@ class Mesh:
         for tries in itertools.count(1):
             await asyncio.sleep(backoff_s(tries))
             try:
-                await asyncio.to_thread(self._bind_and_close)
+                await self._port.try_out()
                 await self._begin()
             except HerdError as error:
                 self.apart = error.info
@@ -240,10 +193,6 @@ class Mesh:
                 self.apart = None
                 self._changes.tell(Change(kind="health"))
                 return
-
-    def _bind_and_close(self) -> None:
-        """Raises HerdError(no_node) where the port is taken. It takes a while then, since who has it is looked for."""
-        bind(self._settings.peer_port, self._settings.peer_bind, setting="peer_port").close()
 
     async def _stay(self) -> None:
         """Try no more to return."""
@@ -292,62 +241,30 @@ class Mesh:
         )
 
     async def _open_port(self) -> Callable[[], tuple[str, ...]]:
-        """Let the others in. Returns what tells where: `host:port`. Raises HerdError(no_node) where the port is
-        taken."""
-        from herd_mcp.fleet.app import make_app
-        from herd_mcp.fleet.interfaces import with_port
-        from herd_mcp.fleet.listener import Listener
-
-        settings, trust = self._settings, self._trust
-        sock = bind(settings.peer_port, settings.peer_bind, setting="peer_port")
-        try:
-            app = make_app(self._answers, trust.caller)
-            listener = self._listener = Listener(app, trust.server_context(), trust.caller, settings.lease_s)
-        except BaseException:
-            sock.close()
-            raise
-        port = sock.getsockname()[1]
-        serving = self._serving = asyncio.create_task(self._serve(listener, sock), name="peers")
-        ready = asyncio.create_task(listener.ready.wait())
-        await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if serving.done():
-            serving.result()
-        return lambda: with_port(settings.peer_bind, port)
-
-    async def _serve(self, listener: Listener, sock: object) -> None:
-        import socket
-
-        assert isinstance(sock, socket.socket)
-        with contextlib.closing(sock):
-            await listener.run_on(sock)
+        """As `Port.open`."""
+        return await self._port.open()
 
     async def _end(self, reason: str = "it left the herd") -> None:
         """Be alone from now on."""
+        self._owner.placer, self.apart = Alone(self._local), None
         await self._stay()
-        self._returning = self.apart = None
-        self._owner.placer = Alone(self._local)
         await self._part(reason)
 
     async def _part(self, reason: str) -> None:
         """Tell the others, and close all that is open between nodes."""
         self.guests.leave(reason)
-        fleet, listener, peers = self._fleet, self._listener, self._peers
-        self._fleet = self._listener = self._peers = None
-        ending = [*self._beside, *([self._serving] if self._serving else [])]
+        fleet, peers, beside = self._fleet, self._peers, self._beside
+        self._fleet, self._peers, self._beside = None, None, []
         try:
             if fleet is not None:
                 await fleet.close(reason)
             if peers is not None:
                 await peers.aclose()
         finally:  # also where it took too long: the port is to be free
-            if listener is not None:
-                listener.should_exit = True
-            for task in self._beside:
+            for task in beside:
                 task.cancel()
-            self._beside, self._serving = [], None
             self._remotes.clear()
-            await asyncio.gather(*ending, return_exceptions=True)
+            await asyncio.gather(self._port.close(), *beside, return_exceptions=True)
 
     # ── this node, to the others ──
 
@@ -420,8 +337,7 @@ class Mesh:
         return await who_answers(address, self._trust.asking_context(), self._trust.caller)
 
     def _revoked(self, node_ids: frozenset[str]) -> None:
-        if self._listener is not None:
-            self._listener.recheck()
+        self._port.recheck()
         self.guests.part(node_ids)
         for node_id in node_ids:
             self._remotes.pop(node_id, None)

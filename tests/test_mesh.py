@@ -18,6 +18,7 @@ from herd_mcp import mesh
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import ErrorCode, HerdError, ImageRequest
 from herd_mcp.node import models, shelf
+from herd_mcp.owner.alone import Alone
 from herd_mcp.settings import Settings, load_settings
 from herd_mcp.state import ModelInfo, Recommendation
 from tests.conftest import until
@@ -136,6 +137,7 @@ async def test_who_cannot_listen_does_not_join(
             with pytest.raises(HerdError, match="peer_port"):
                 await other.admin.join(code)
             assert not other.admin.trust.has_herd
+            assert isinstance(other._owner.placer, Alone)
             assert not await findings(other)
 
 

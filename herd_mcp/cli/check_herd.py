@@ -33,6 +33,7 @@ def herd() -> Iterable[Finding]:
     for advice in told.health.recommendations:
         if advice.check_id == "apart":
             yield Finding("herd", "broken", f"{advice.title}: {advice.description}", advice.fix)
+            return  # no other can be asked
     for check in checks:
         yield of_peer(check, own.version)
         if check.ahead_s > CLOCK_S:

@@ -40,7 +40,7 @@ async def checked(
     began = asyncio.get_running_loop().time()
     try:
         if api is None:
-            raise HerdError(ErrorCode.NODE_LOST, "There is no way to it.", "Invite it once more.")
+            raise HerdError(ErrorCode.NODE_LOST, "There is no way to it now.", "`herd-mcp status` says why.")
         async with asyncio.timeout(CHECK_S):
             answer = await api.exchange(own())
     except TimeoutError:

@@ -50,7 +50,7 @@ async def close_invite(herd: TheHerd) -> dict[str, Any] | None:
 @router.get("/check")
 async def check(herd: TheHerd) -> list[dict[str, Any]]:
     """Ask each other Mac of the herd now: how long it took, or what is wrong."""
-    return [told.model_dump(mode="json") for told in await herd.mesh.check()]
+    return [told.model_dump(mode="json") for told in await herd.mesh.others.check()]
 
 
 @router.post("/join")
