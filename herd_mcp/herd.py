@@ -15,6 +15,7 @@ from typing import get_args
 from herd_mcp.catalog import of_herd
 from herd_mcp.changes import Changes
 from herd_mcp.figures import all_days, all_images
+from herd_mcp.fleet.alone import Alone
 from herd_mcp.fleet.trust import Trust
 from herd_mcp.health import fleet_health
 from herd_mcp.jobs import ErrorCode, HerdError, Job, JobEvent, Kind, Request, new_job_id, owner_of
@@ -29,7 +30,6 @@ from herd_mcp.node.pressure import ReadMemory, read
 from herd_mcp.node.statistics import day_figures
 from herd_mcp.node.words import draining
 from herd_mcp.orders import PeerApi
-from herd_mcp.owner.alone import Alone
 from herd_mcp.owner.local import LocalRunner
 from herd_mcp.owner.own import OwnJobs
 from herd_mcp.owner.owner import Owner

@@ -17,6 +17,7 @@ from herd_mcp.answers import Answers
 from herd_mcp.changes import Changes
 from herd_mcp.fleet import placement
 from herd_mcp.fleet.admin import HerdAdmin
+from herd_mcp.fleet.alone import Alone
 from herd_mcp.fleet.membership import backoff_s
 from herd_mcp.fleet.others import Others
 from herd_mcp.fleet.placer import HerdPlacer
@@ -29,7 +30,6 @@ from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.node import Node
 from herd_mcp.node.words import draining
 from herd_mcp.orders import Ending, Later, Order, PeerApi, Runner
-from herd_mcp.owner.alone import Alone
 from herd_mcp.owner.guests import Guests
 from herd_mcp.owner.local import LocalRunner
 from herd_mcp.owner.own import OwnJobs

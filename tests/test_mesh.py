@@ -15,10 +15,10 @@ import pytest
 
 import herd_mcp
 from herd_mcp import mesh
+from herd_mcp.fleet.alone import Alone
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import ErrorCode, HerdError, ImageRequest
 from herd_mcp.node import models, shelf
-from herd_mcp.owner.alone import Alone
 from herd_mcp.settings import Settings, load_settings
 from herd_mcp.state import ModelInfo, Recommendation
 from tests.conftest import until

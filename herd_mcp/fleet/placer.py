@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from herd_mcp.fleet import placement
+from herd_mcp.fleet.alone import Alone
 from herd_mcp.fleet.ask import Ask, model_of
 from herd_mcp.fleet.placement import Place
 from herd_mcp.fleet.sent import Addition, Sent
@@ -96,13 +97,12 @@ class HerdPlacer:
     # ── the Placer ──
 
     async def place(self, order: Order, *, avoid: frozenset[str] = frozenset()) -> Placed:
-        """As `Placer.place`. A node without a herd answers as if there were none."""
+        """As `Placer.place`. A node that knows no other answers as if there were no herd."""
         self._sent.drop_everywhere(_moving(order))
         left_s = self._left_s.pop(order.job.id, {})
         views = self._views()
         if not views:
-            alone = (NodeEstimate(node=self._local.name, node_id=self._local.node_id),)
-            return Placed(order, self._local, await self._local.reserve(order), alone)
+            return await Alone(self._local).place(order)
         states = self._states(views)
         ask = self._ask(order, states)
         if ask is None:  # no node has such a model: this one says it best

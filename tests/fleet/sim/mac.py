@@ -12,6 +12,7 @@ from typing import cast
 
 from herd_mcp.answers import Answers
 from herd_mcp.changes import Changes
+from herd_mcp.fleet.alone import Alone
 from herd_mcp.fleet.fleet import Fleet
 from herd_mcp.fleet.grant import Known
 from herd_mcp.fleet.trust import Trust
@@ -22,7 +23,6 @@ from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.node import Node
 from herd_mcp.node.pressure import Reading
 from herd_mcp.orders import PeerApi
-from herd_mcp.owner.alone import Alone
 from herd_mcp.owner.guests import Guests
 from herd_mcp.owner.local import LocalRunner
 from herd_mcp.owner.own import OwnJobs

@@ -1,4 +1,4 @@
-"""The placer of a Mac without a herd: everything runs here."""
+"""The placer of a Mac without others: everything runs here."""
 
 from __future__ import annotations
 
