@@ -26,7 +26,7 @@ from herd_mcp.node.awake import command as keeps_awake
 from herd_mcp.node.caps import begun_px, begun_tokens
 from herd_mcp.node.choose import choose, find, not_usable
 from herd_mcp.node.decide import decide, next_tick_at
-from herd_mcp.node.engines import EngineProcess, RunningEngine, StartProcess
+from herd_mcp.node.engines import EngineProcess, StartProcess
 from herd_mcp.node.events import (
     Cancel,
     Close,
@@ -48,55 +48,25 @@ from herd_mcp.node.events import (
     Tick,
 )
 from herd_mcp.node.hardware import available_bytes, hardware
+from herd_mcp.node.inbox import Inbox
 from herd_mcp.node.lanes import EngineKey, Limits, Plan, State
 from herd_mcp.node.learning import Learning
-from herd_mcp.node.loads import END_S, Loads
+from herd_mcp.node.loads import Loads
 from herd_mcp.node.models import hub_cache
 from herd_mcp.node.offers import told
 from herd_mcp.node.pause import Pauses
 from herd_mcp.node.shelf import LIST_FRESH_S, Shelf
+from herd_mcp.node.supervisor import Supervisor
 from herd_mcp.node.surroundings import Surroundings
+from herd_mcp.node.timer import Timer
 from herd_mcp.node.watch import Watch, held_bytes
 from herd_mcp.node.words import interrupted
 from herd_mcp.node.work import work_of
-from herd_mcp.orders import Ending, Returned
+from herd_mcp.orders import Ending
 from herd_mcp.settings import Settings
 from herd_mcp.state import EngineState, MemoryState, ModelInfo, NodeState, Power
 
 log = logging.getLogger(__name__)
-
-BEAT_S = 5.0
-"""How often a node with work looks whether time went on without it."""
-LATE_S = 2.0
-"""A timer this late means that the node did not run: the Mac slept, or somebody stopped its processes."""
-
-
-class Inbox:
-    """The events of one attempt, from the node to the job's owner: kept until it listens, then passed on at once.
-    A mistake of the listener is its own: it comes out of `outcome`, and the node goes on."""
-
-    def __init__(self) -> None:
-        self._kept: list[JobEvent] = []
-        self._listener: Callable[[JobEvent], None] = self._kept.append
-        self.outcome: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self.returned = False
-
-    def listen(self, listener: Callable[[JobEvent], None]) -> None:
-        self._listener = listener
-        for event in self._kept:
-            self.put(event)
-
-    def put(self, event: JobEvent | Returned) -> None:
-        if self.outcome.done():
-            return
-        try:
-            if isinstance(event, Ending):
-                self.returned = isinstance(event, Returned)
-                self.outcome.set_result(event)
-            else:
-                self._listener(event)
-        except Exception as error:
-            self.outcome.set_exception(error)
 
 
 class Node:
@@ -113,7 +83,6 @@ class Node:
         start_engine: StartProcess = EngineProcess.start,
     ) -> None:
         self.settings = settings
-        self._start_engine = start_engine
         self.node_id = node_id
         self.name = settings.node_name
         self.version = version
@@ -137,17 +106,14 @@ class Node:
             ),
         )
         self._inboxes: dict[tuple[str, int], Inbox] = {}
-        self._engines: dict[tuple[EngineKey, int], RunningEngine | None] = {}
-        self._ended: dict[tuple[EngineKey, int], str] = {}
-        """Engines whose end was ordered before their process was there."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._supervisor = Supervisor(start_engine, hub_cache(settings), self._engines_changed, self._heard, self._gone)
         self._todo: deque[Event] = deque()
         self._deciding = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._tick)
         self._surroundings = Surroundings(home, read_power)
         self.pauses = Pauses(home, settings)
         self._awake = Awake(keeps_awake(os.getpid()))
-        self._watch = Watch(read_memory, self._processes, self._measured)
+        self._watch = Watch(read_memory, self._supervisor.processes, self._measured)
         self._watching: asyncio.Task[None] | None = None
         self.loads = Loads(self._state, self._dispatch, settings.load_timeout_s)
         self.on_change: Callable[[], None] = lambda: None
@@ -253,15 +219,16 @@ class Node:
         now, unix_now = _now(), time.time()
         surroundings = self._surroundings.facts()
         self._shelf.keep_fresh()
+        pids = {(key, generation): pid for key, generation, pid in self._supervisor.processes()}
         engines = [
             EngineState(
                 model=lane.plan.key.model,
                 kind=lane.plan.spec.kind,
                 quantize=lane.plan.key.quantize,
                 phase="stopping" if engine.condemned else engine.phase,
-                pid=process.pid if (process := self._engines.get((lane.plan.key, engine.generation))) else None,
+                pid=(pid := pids.get((lane.plan.key, engine.generation))),
                 reserved_bytes=engine.reserved_bytes,
-                resident_bytes=engine.held_bytes or held_bytes(process.pid) if process else None,
+                resident_bytes=None if pid is None else engine.held_bytes or held_bytes(pid),
                 pinned=lane.plan.pinned,
                 loading=max(engine.loaded, 0.0) if engine.phase == "starting" else None,
                 running=len(engine.running),
@@ -324,15 +291,8 @@ class Node:
             await asyncio.wait({self._watching})
         for inbox in self._inboxes.values():
             inbox.put(Failed(error=interrupted()))
-        for key, engine in self._engines.items():
-            if engine is not None:
-                engine.end("the node ended")
-            else:
-                self._ended[key] = "the node ended"
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=END_S)
-        if self._timer is not None:
-            self._timer.cancel()
+        await self._supervisor.close()
+        self._timer.cancel()
         await self._awake.close()
         await self._shelf.close()
 
@@ -351,7 +311,8 @@ class Node:
         finally:
             self._deciding = False  # also after a mistake of ours: the next event shall not wait for ever
         if not (isinstance(event, Heard) and isinstance(event.message, pipe.Step)):
-            self._set_timer()  # a step only moves what is due to later: the hot path leaves the timer as it is
+            # A step only moves what is due to later: the hot path leaves the timer as it is.
+            self._timer.set(next_tick_at(self._state), busy=bool(self._state.runs))
             self.on_decided()
             self._awake.want(bool(self._state.runs))
 
@@ -361,47 +322,15 @@ class Node:
                 if inbox := self._inboxes.get((job_id, attempt)):
                     inbox.put(event)
             case Send(key, generation, command):
-                if engine := self._engines.get((key, generation)):
-                    engine.send(command)
+                self._supervisor.send(key, generation, command)
             case StartEngine(key, generation, spec):
-                self._engines[key, generation] = None
-                task = asyncio.create_task(self._run_engine(key, generation, spec))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._supervisor.start(key, generation, spec)
             case EndEngine(key, generation, reason):
                 log.info("ending the engine of %s: %s", key.model, reason)
-                if engine := self._engines.get((key, generation)):
-                    engine.end(reason)
-                else:
-                    self._ended[key, generation] = reason
+                self._supervisor.end(key, generation, reason)
             case Refuse(_, error):
                 if refusals is not None:
                     refusals.append(error)
-
-    async def _run_engine(self, key: EngineKey, generation: int, spec: pipe.EngineSpec) -> None:
-        """One engine process from its start to its end, however it ends."""
-        reason = "it could not be started"
-        try:
-            engine = await self._start_engine(
-                spec, lambda message: self._heard(key, generation, message), hub_cache(self.settings)
-            )
-            self._engines[key, generation] = engine
-            log.info("engine of %s started, pid %d", spec.model, engine.pid)
-            if early := self._ended.pop((key, generation), None):
-                engine.end(early)
-            self._engines_changed()
-            reason = await engine.run()
-        except Exception as error:
-            log.exception("the engine of %s", spec.model)
-            reason = f"{type(error).__name__}: {error}"
-        finally:
-            self._engines.pop((key, generation), None)
-            self._ended.pop((key, generation), None)
-            log.info("engine of %s is gone: %s", spec.model, reason)
-            self.loads.exiting(key, generation, reason)
-            self.learning.exiting(key, generation)
-            self._dispatch(Exited(key, generation, reason))
-            self._engines_changed()
 
     def _heard(self, key: EngineKey, generation: int, message: pipe.Message) -> None:
         self.learning.heard(key, generation, message)
@@ -409,12 +338,15 @@ class Node:
         if isinstance(message, pipe.Ready):
             self._engines_changed()
 
+    def _gone(self, key: EngineKey, generation: int, reason: str) -> None:
+        self.loads.exiting(key, generation, reason)
+        self.learning.exiting(key, generation)
+        self._dispatch(Exited(key, generation, reason))
+        self._engines_changed()
+
     def _engines_changed(self) -> None:
         self.loads.engines_changed()
         self.on_change()
-
-    def _processes(self) -> list[tuple[EngineKey, int, int]]:
-        return [(key, generation, engine.pid) for (key, generation), engine in self._engines.items() if engine]
 
     def _measured(self, event: Measured) -> None:
         before = self._state.level
@@ -423,27 +355,10 @@ class Node:
             log.info("memory: %s", event.level)
             self._engines_changed()  # who waits for a load is told of it, too
 
-    def _set_timer(self) -> None:
-        due = next_tick_at(self._state)
-        loop = asyncio.get_running_loop()
-        if due is not None:
-            due = max(due, loop.time())
-            if self._state.runs:
-                due = min(due, loop.time() + BEAT_S)
-        if self._timer is not None:
-            if due is not None and abs(self._timer.when() - due) < 0.05:
-                return
-            if loop.time() > self._timer.when() + LATE_S:
-                return  # it is about to be called, and to find out how late it is
-            self._timer.cancel()
-        self._timer = None if due is None else loop.call_at(due, self._tick, due)
-
-    def _tick(self, due: float) -> None:
-        self._timer = None
-        late_s = _now() - due
-        if late_s > LATE_S:
-            log.info("nothing ran here for about %.0f s; nobody's time runs out for that", late_s)
-            self._dispatch(Slept(late_s))
+    def _tick(self, slept_s: float) -> None:
+        if slept_s:
+            log.info("nothing ran here for about %.0f s; nobody's time runs out for that", slept_s)
+            self._dispatch(Slept(slept_s))
         self._dispatch(Tick())
 
 

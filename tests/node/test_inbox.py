@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from herd_mcp.jobs import Cancelled, Delta, JobEvent, Queued
-from herd_mcp.node.node import Inbox
+from herd_mcp.node.inbox import Inbox
 
 pytestmark = pytest.mark.anyio
 
