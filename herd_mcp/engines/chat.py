@@ -20,17 +20,17 @@ import mlx_lm.generate  # noqa: F401 (the package exports a function under the m
 
 from herd_mcp.engines.cache_shape import shape_of
 from herd_mcp.engines.chat_model import ChatModel, load_chat_model
+from herd_mcp.engines.chat_request import Prepared, prepare
 from herd_mcp.engines.chat_speech import FinishReason, Piece, Speech, text_machine
 from herd_mcp.engines.checkpoint import damaged
 from herd_mcp.engines.engine import Emit, Report
 from herd_mcp.engines.memory import Most, keep_to
 from herd_mcp.engines.prompt_cache import PromptCache, forgets
-from herd_mcp.engines.sampling import Choice, choose, model_defaults, processors_of, sampler_of
-from herd_mcp.engines.text import Prompt, least_tokens, render, shared_ends
+from herd_mcp.engines.sampling import choose, model_defaults, processors_of, sampler_of
+from herd_mcp.engines.text import render
 from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message, Sampling
 from herd_mcp.pipe import (
-    DEFAULT_MAX_TOKENS,
     PREFILL_BATCH,
     PREFILL_CHUNK_TOKENS,
     ChatFacts,
@@ -54,18 +54,6 @@ _generate.maybe_set_recommended_wired_limit = lambda: None
 PREFILL_STEP_S = 0.2
 """How long a step's prompts may take, as far as it is known. Where a device gains nothing by computing several at once,
 the first of them answers sooner when they go one after the other, and the last no later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that will not hurt the batch."""
-
-    prompt: Prompt
-    choice: Choice
-    max_tokens: int
-    stops: tuple[str, ...]
-    shared_ends: tuple[int, ...] = ()
-    """Where the cache is kept while the prompt is computed: models whose cache cannot be cut back afterwards."""
 
 
 @dataclass(slots=True)
@@ -124,7 +112,7 @@ class ChatEngine:
         self._leaving: list[int] = []
         """What is still in the batch of runs that were cancelled."""
         self._prefill_tokens_per_s = 0.0
-        self._told_s = 0.0
+        self._prefilling_since_s = 0.0
         self._most = Most()
 
     # ── loading ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,7 +136,7 @@ class ChatEngine:
         )
         with self._turn:
             self._vocab_size = self._say_one_token()
-        self._tell_early()
+        self._take_tokens_early()
         self._defaults = model_defaults(self._chat.folder, self._vocab_size)
         mx.synchronize()  # the batch goes on to a second token, which nobody wants
         return Ready(
@@ -178,51 +166,12 @@ class ChatEngine:
     # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def prepare(self, start: Start) -> Prepared:
-        """Render and check. Raises HerdError(invalid_request) naming the limit that the request breaks."""
+        """Raises HerdError as `chat_request.prepare`, and kind_not_supported."""
         request = start.request
         if not isinstance(request, ChatRequest):
             raise HerdError(ErrorCode.KIND_NOT_SUPPORTED, "This engine holds a chat model; it makes no images.")
         choice = choose(request.sampling, self._defaults, self._vocab_size)
-        limit = self._chat.context_tokens
-        if limit is not None:
-            if request.max_tokens is not None and request.max_tokens > limit:
-                raise HerdError(
-                    ErrorCode.INVALID_REQUEST,
-                    f"max_tokens is {request.max_tokens}; the context of this model is {limit} tokens.",
-                    f"Ask for fewer, or leave it out for up to {DEFAULT_MAX_TOKENS}.",
-                )
-            self._check_length(least_tokens(request, self._chat.longest_token_chars), limit, "at least ")
-        prompt = render(self._chat.tokenizer, request)
-        max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
-        if limit is not None:
-            self._check_length(len(prompt.ids), limit)
-            max_tokens = min(max_tokens, limit - len(prompt.ids))
-        if start.tokens:
-            least = max_tokens if request.max_tokens is not None else 1  # an answer of no stated length may be cut
-            self._check_granted(len(prompt.ids), least, start.tokens)
-            max_tokens = min(max_tokens, start.tokens - len(prompt.ids))
-        ends = shared_ends(self._chat.tokenizer, request, prompt) if self._forgets and self._cache.keeps else ()
-        return Prepared(prompt, choice, max_tokens, request.stop, ends)
-
-    def _check_length(self, tokens: int, limit: int, about: str = "") -> None:
-        if tokens >= limit:
-            raise HerdError(
-                ErrorCode.INVALID_REQUEST,
-                f"The conversation has {about}{tokens} tokens; the context of this model is {limit} tokens, "
-                "and an answer needs some of them.",
-                "Shorten it, or take a model with a longer context.",
-                details={"prompt_tokens": tokens, "context_tokens": limit},
-            )
-
-    def _check_granted(self, prompt_tokens: int, answer_tokens: int, granted_tokens: int) -> None:
-        if prompt_tokens + answer_tokens > granted_tokens:
-            raise HerdError(
-                ErrorCode.INSUFFICIENT_MEMORY,
-                f"The conversation has {prompt_tokens} tokens and its answer up to {answer_tokens}; "
-                f"memory was reserved for {granted_tokens} tokens together.",
-                "Ask again, shorten it, or ask for a shorter answer.",
-                details={"prompt_tokens": prompt_tokens},
-            )
+        return prepare(request, choice, self._chat, start.tokens, self._forgets and self._cache.keeps)
 
     def admit(self, start: Start, prepared: Prepared) -> None:
         """Join the batch; prefill begins with the next step.
@@ -271,10 +220,11 @@ class ChatEngine:
     def step(self, emit: Emit) -> None:
         """One token for every stream, told at once, then at most one chunk of prompts."""
         self._empty_seats()
-        began_s = self._told_s = time.perf_counter()
+        began_s = self._prefilling_since_s = time.perf_counter()
         endings: list[_Ending] = []
-        ended: list[tuple[_Run, Any]] = []
-        self._on_said = lambda said: self._say(said, emit, endings, ended)
+        to_keep: list[tuple[_Run, Any]] = []
+        """Runs that end in this step, with what the batch said last of each: their caches are still to be kept."""
+        self._on_said = lambda said: self._tell_tokens(said, emit, endings, to_keep)
         self._batch.prefill_batch_size = self._prefill_seats()
         prefilled, _ = self._batch.next()
         self._time_prefill(prefilled)
@@ -291,11 +241,11 @@ class ChatEngine:
         if prefilled:  # else nobody joined
             self._most.saw(rows=len(self._batch._prompt_batch) + len(self._batch._generation_batch))
             emit(Step(work=self._work))
-        for run, response in ended:  # waits for the step that is being computed
+        for run, response in to_keep:  # waits for the step that is being computed
             self._keep_cache(run, response)
-        ended.clear()  # else the rows that ended are held until the next step
+        to_keep.clear()  # else the rows that ended are held until the next step
         if not self._runs:  # the turn at the GPU ends with the last run
-            self._tell(endings, emit)
+            self._tell_endings(endings, emit)
 
     def _prefill_seats(self) -> int:
         """How many prompts the coming step computes.
@@ -319,7 +269,7 @@ class ChatEngine:
 
     def _time_prefill(self, prefilled: list[Any]) -> None:
         """Learn how quick prompts are here, from the steps that computed some and not only last tokens."""
-        seconds = time.perf_counter() - self._told_s
+        seconds = time.perf_counter() - self._prefilling_since_s
         tokens = []
         for response in prefilled:
             run = self._by_uid.get(response.uid)
@@ -330,7 +280,7 @@ class ChatEngine:
             known = self._prefill_tokens_per_s
             self._prefill_tokens_per_s = (known + rate) / 2 if known else rate
 
-    def _tell_early(self) -> None:
+    def _take_tokens_early(self) -> None:
         """`BatchGenerator.next` decodes, then prefills, then returns: the tokens would wait for a prompt that is none
         of theirs. They are taken where they come from; its `_generation_batch` is one object for its whole life."""
         generation = self._batch._generation_batch
@@ -343,8 +293,10 @@ class ChatEngine:
 
         generation.next = next_
 
-    def _say(self, said: list[Any], emit: Emit, endings: list[_Ending], ended: list[tuple[_Run, Any]]) -> None:
-        now_s = self._told_s = time.perf_counter()
+    def _tell_tokens(
+        self, said: list[Any], emit: Emit, endings: list[_Ending], to_keep: list[tuple[_Run, Any]]
+    ) -> None:
+        now_s = self._prefilling_since_s = time.perf_counter()
         self._work += len(said)
         deltas: list[RunDelta] = []
         for response in said:
@@ -353,17 +305,10 @@ class ChatEngine:
             run.last_token_s = now_s
             run.completion_tokens += 1
             if self._hear(run, response, deltas, endings):
-                ended.append((run, response))
+                to_keep.append((run, response))
         emit(Step(work=self._work, runs=tuple(deltas)))
         if self._runs:
-            self._tell(endings, emit)
-
-    def limit(self, limit: Limit) -> None:
-        self._cache.limit(limit.prompt_cache_bytes)
-        keep_to(limit)
-
-    def rest(self) -> None:
-        mx.clear_cache()
+            self._tell_endings(endings, emit)
 
     def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[_Ending]) -> bool:
         """Turn one token of one run into its delta, and end the run where that token ends it. Whether it did."""
@@ -408,7 +353,7 @@ class ChatEngine:
         self._most.saw(tokens=run.held_tokens)
         del self._runs[run.number], self._by_uid[run.uid]
 
-    def _tell(self, endings: list[_Ending], emit: Emit) -> None:
+    def _tell_endings(self, endings: list[_Ending], emit: Emit) -> None:
         if not endings:
             return
         for run in self._runs.values():
@@ -419,3 +364,12 @@ class ChatEngine:
                 emit(RunFailed(run=run.number, error=how))
             else:
                 emit(Done(run=run.number, facts=run.facts(how, peak)))
+
+    # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def limit(self, limit: Limit) -> None:
+        self._cache.limit(limit.prompt_cache_bytes)
+        keep_to(limit)
+
+    def rest(self) -> None:
+        mx.clear_cache()

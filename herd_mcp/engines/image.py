@@ -13,11 +13,12 @@ from PIL import Image
 
 from herd_mcp.engines import image_load, image_registry
 from herd_mcp.engines.checkpoint import damaged
+from herd_mcp.engines.errors import out_of_memory
 from herd_mcp.engines.image_picture import cut, read_picture
 from herd_mcp.engines.image_png import describe, write_png
 from herd_mcp.engines.image_registry import Family
 from herd_mcp.engines.image_request import Drawing, plan
-from herd_mcp.engines.memory import Most, keep_to, out_of_memory
+from herd_mcp.engines.memory import Most, keep_to
 from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError, ImageRequest
 from herd_mcp.pipe import (

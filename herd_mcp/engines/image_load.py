@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from herd_mcp.engines import image_registry
+from herd_mcp.engines.errors import out_of_memory
 from herd_mcp.engines.image_registry import BUILTIN, Family
-from herd_mcp.engines.memory import out_of_memory
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.pipe import EngineSpec
 

@@ -1,4 +1,4 @@
-"""What MLX may hold in this process, what it held, and how it says that there is no more."""
+"""What MLX may hold in this process, and what it held."""
 
 from __future__ import annotations
 
@@ -37,15 +37,6 @@ def _wire(wanted_bytes: int) -> None:
         mx.set_wired_limit(min(wanted_bytes, int(most_bytes)))  # more than the system allows would raise
     except (RuntimeError, ValueError) as error:
         log.warning("wired_limit_bytes is set, and the system refuses it: nothing is wired (%s)", error)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """MLX has no type of its own for it. Metal says so of a single buffer, CUDA of everything; on the CPU the process
-    is gone before anything could be said."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in ("allocate", "out of memory", "outofmemory"))
-    )
 
 
 class Most:

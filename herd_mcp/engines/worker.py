@@ -24,11 +24,13 @@ import threading
 import traceback
 from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from pydantic import ValidationError
 
+from herd_mcp.engines import errors
 from herd_mcp.engines.engine import Engine
+from herd_mcp.engines.runs import Runs
 from herd_mcp.engines.turns import Turn
 from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError, Kind
 from herd_mcp.pipe import (
@@ -80,82 +82,13 @@ class Outbox:
                 os._exit(EXIT_ENDED)
 
 
-class Runs:
-    """Which runs are open, and the guard that each gets one ending and nothing after it."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-        self._lock = threading.RLock()
-        self._phase: dict[int, Literal["waiting", "admitted"]] = {}
-
-    def open(self, run: int) -> bool:
-        """False for a number that is open already."""
-        with self._lock:
-            if run in self._phase:
-                return False
-            self._phase[run] = "waiting"
-            return True
-
-    def admit(self, run: int) -> bool:
-        """False when it ended while it waited."""
-        with self._lock:
-            if run not in self._phase:
-                return False
-            self._phase[run] = "admitted"
-            return True
-
-    def cancel_waiting(self, run: int) -> bool:
-        """End a run that the engine has not seen. True if the engine holds it and must be told."""
-        with self._lock:
-            phase = self._phase.get(run)
-            if phase == "waiting":
-                self.emit(RunCancelled(run=run))
-            return phase == "admitted"
-
-    def emit(self, message: Message) -> None:
-        """Send; an ending closes its run, and a second ending of the same run is dropped."""
-        if isinstance(message, (Done, RunFailed, RunCancelled)):
-            with self._lock:
-                if self._phase.pop(message.run, None) is None:
-                    return
-                self._outbox.send(message)
-        else:
-            self._outbox.send(message)
-
-    def is_last(self, run: int) -> bool:
-        """Whether it is the only open run."""
-        with self._lock:
-            return list(self._phase) == [run]
-
-    def fail_all(self, error: Exception) -> None:
-        """Fail every open run; `details.admitted` tells which of them the engine was working on, and
-        `details.out_of_memory` whether that was why."""
-        why = _describe(error)
-        no_memory = _out_of_memory(error)
-        what = "ran out of memory" if no_memory else "failed"
-        with self._lock:
-            for run, phase in list(self._phase.items()):
-                self.emit(
-                    RunFailed(
-                        run=run,
-                        error=ErrorInfo(
-                            code=ErrorCode.ENGINE_CRASHED,
-                            message=f"The engine {what} while it worked: {why}.",
-                            hint="Send it again; the engine is started anew.",
-                            retryable=True,
-                            details={"admitted": phase == "admitted", "out_of_memory": no_memory},
-                        ),
-                    )
-                )
-
-
 class Worker:
     """One engine with its threads and queues."""
 
     def __init__(self, commands: BinaryIO, outbox: Outbox) -> None:
         self._commands = commands
         self._outbox = outbox
-        self._runs = Runs(outbox)
+        self._runs = Runs(outbox.send)
         self._loads: queue.SimpleQueue[Load] = queue.SimpleQueue()
         self._unprepared: queue.SimpleQueue[Start] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[tuple[Start, Any] | Cancel | None] = queue.SimpleQueue()
@@ -184,8 +117,10 @@ class Worker:
             self._turn.offer()
 
         try:
+            from herd_mcp.engines import memory  # and MLX with it, which takes long: the reader listens meanwhile
+
             self._turn = make_turn(load.spec, self._outbox)
-            set_limits(load.spec)
+            memory.set_limits(load.spec)
             report(0.0)
             engine = make_engine(load.spec.kind, self._turn)
             ready = engine.load(load.spec, report)
@@ -194,12 +129,7 @@ class Worker:
             self._end_unloaded(load, error.info)
         except Exception as error:
             traceback.print_exc()
-            message = f"The model {load.spec.model} did not load: {_describe(error)}."
-            if _out_of_memory(error):
-                code, hint = ErrorCode.INSUFFICIENT_MEMORY, "Close other programs, or take a smaller model."
-            else:
-                code, hint = ErrorCode.INTERNAL, "The engine's log has the whole story."
-            self._end_unloaded(load, ErrorInfo(code=code, message=message, hint=hint))
+            self._end_unloaded(load, errors.of_load(error, load.spec.model))
         self._outbox.send(ready)
         return engine
 
@@ -236,7 +166,7 @@ class Worker:
         try:
             engine.admit(start, prepared)
         except Exception as error:
-            self._runs.emit(RunFailed(run=start.run, error=_error_info(error)))
+            self._runs.emit(RunFailed(run=start.run, error=errors.of_request(error)))
 
     def _step(self, engine: Engine) -> bool:
         """One piece of work, in our turn. False when there is none."""
@@ -274,7 +204,7 @@ class Worker:
             try:
                 prepared = engine.prepare(start)
             except Exception as error:
-                self._runs.emit(RunFailed(run=start.run, error=_error_info(error)))
+                self._runs.emit(RunFailed(run=start.run, error=errors.of_request(error)))
             else:
                 self._inbox.put((start, prepared))
 
@@ -344,18 +274,6 @@ class Worker:
 # ── Small parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def set_limits(spec: EngineSpec) -> None:
-    from herd_mcp.engines import memory
-
-    memory.set_limits(spec)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    from herd_mcp.engines import memory
-
-    return memory.out_of_memory(error)
-
-
 def make_turn(spec: EngineSpec, outbox: Outbox) -> Turn:
     import mlx.core as mx
 
@@ -386,19 +304,6 @@ def make_engine(kind: Kind, turn: Turn) -> Engine:
 def _skip_line(commands: BinaryIO) -> None:
     while (part := commands.readline(1 << 20)) and not part.endswith(b"\n"):
         pass
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500].rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _error_info(error: Exception) -> ErrorInfo:
-    if isinstance(error, HerdError):
-        return error.info
-    traceback.print_exception(error)
-    code = ErrorCode.INSUFFICIENT_MEMORY if _out_of_memory(error) else ErrorCode.INTERNAL
-    return ErrorInfo(code=code, message=f"The request could not be run: {_describe(error)}.")
 
 
 def _end(code: int) -> NoReturn:

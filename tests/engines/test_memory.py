@@ -11,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from herd_mcp.engines.memory import out_of_memory, set_limits
+from herd_mcp.engines.errors import out_of_memory
+from herd_mcp.engines.memory import set_limits
 from herd_mcp.jobs import ErrorCode, ImageRequest, Kind
 from herd_mcp.pipe import Done, EngineSpec, LoadFailed, Ready
 from herd_mcp.settings import GIB, MIB
