@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +20,7 @@ import mlx_lm.generate  # noqa: F401 (the package exports a function under the m
 from herd_mcp.engines.cache_shape import shape_of
 from herd_mcp.engines.chat_model import ChatModel, load_chat_model
 from herd_mcp.engines.chat_request import Prepared, prepare
+from herd_mcp.engines.chat_run import Run
 from herd_mcp.engines.chat_speech import FinishReason, Piece, Speech, text_machine
 from herd_mcp.engines.checkpoint import damaged
 from herd_mcp.engines.engine import Emit, Report
@@ -33,11 +33,9 @@ from herd_mcp.jobs import ChatRequest, ErrorCode, ErrorInfo, HerdError, Message,
 from herd_mcp.pipe import (
     PREFILL_BATCH,
     PREFILL_CHUNK_TOKENS,
-    ChatFacts,
     Done,
     EngineSpec,
     Limit,
-    Peak,
     Ready,
     RunCancelled,
     RunDelta,
@@ -56,39 +54,9 @@ PREFILL_STEP_S = 0.2
 the first of them answers sooner when they go one after the other, and the last no later."""
 
 
-@dataclass(slots=True)
-class _Run:
-    number: int
-    uid: int
-    speech: Speech
-    prompt_tokens: int
-    cached_tokens: int
-    prefilled_tokens: int = 0
-    ends_ahead: int = 0
-    """How many of the request's `shared_ends` the prompt has not reached yet."""
-    completion_tokens: int = 0
-    prefill_began_s: float = 0.0
-    first_token_s: float = 0.0
-    last_token_s: float = 0.0
-
-    @property
-    def held_tokens(self) -> int:
-        """What its row of the caches is filled with."""
-        return self.cached_tokens + self.prefilled_tokens + self.completion_tokens
-
-    def facts(self, finish_reason: FinishReason, peak: Peak) -> ChatFacts:
-        return ChatFacts(
-            finish_reason=finish_reason,
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
-            completion_tokens=self.completion_tokens,
-            prefill_s=max(0.0, self.first_token_s - self.prefill_began_s),
-            decode_s=max(0.0, self.last_token_s - self.first_token_s),
-            peak=peak,
-        )
-
-
-_Ending = tuple[_Run, FinishReason | ErrorInfo]
+_Ending = tuple[Run, FinishReason | ErrorInfo]
+_ToKeep = tuple[Run, Any]
+"""A run that ends in this step, and what the batch said last of it: its cache is still to be kept."""
 
 
 class ChatEngine:
@@ -105,8 +73,8 @@ class ChatEngine:
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
-        self._runs: dict[int, _Run] = {}
-        self._by_uid: dict[int, _Run] = {}
+        self._runs: dict[int, Run] = {}
+        self._by_uid: dict[int, Run] = {}
         self._cancels: deque[int] = deque()
         self._work = 0
         self._leaving: list[int] = []
@@ -196,7 +164,7 @@ class ChatEngine:
             logits_processors=[processors_of(prepared.choice)],
             stop_sequences=[self._eos],
         )
-        run = _Run(start.run, uid, speech, prompt_tokens=len(ids), cached_tokens=cached, ends_ahead=len(ends))
+        run = Run(start.run, uid, speech, prompt_tokens=len(ids), cached_tokens=cached, ends_ahead=len(ends))
         self._by_uid[uid] = run
         self._runs[start.run] = run
 
@@ -222,8 +190,7 @@ class ChatEngine:
         self._empty_seats()
         began_s = self._prefilling_since_s = time.perf_counter()
         endings: list[_Ending] = []
-        to_keep: list[tuple[_Run, Any]] = []
-        """Runs that end in this step, with what the batch said last of each: their caches are still to be kept."""
+        to_keep: list[_ToKeep] = []
         self._on_said = lambda said: self._tell_tokens(said, emit, endings, to_keep)
         self._batch.prefill_batch_size = self._prefill_seats()
         prefilled, _ = self._batch.next()
@@ -293,9 +260,7 @@ class ChatEngine:
 
         generation.next = next_
 
-    def _tell_tokens(
-        self, said: list[Any], emit: Emit, endings: list[_Ending], to_keep: list[tuple[_Run, Any]]
-    ) -> None:
+    def _tell_tokens(self, said: list[Any], emit: Emit, endings: list[_Ending], to_keep: list[_ToKeep]) -> None:
         now_s = self._prefilling_since_s = time.perf_counter()
         self._work += len(said)
         deltas: list[RunDelta] = []
@@ -310,7 +275,7 @@ class ChatEngine:
         if self._runs:
             self._tell_endings(endings, emit)
 
-    def _hear(self, run: _Run, response: Any, deltas: list[RunDelta], endings: list[_Ending]) -> bool:
+    def _hear(self, run: Run, response: Any, deltas: list[RunDelta], endings: list[_Ending]) -> bool:
         """Turn one token of one run into its delta, and end the run where that token ends it. Whether it did."""
         try:
             # The token that ends an answer is a marker and not part of it.
@@ -331,12 +296,12 @@ class ChatEngine:
         self._forget(run)
         return True
 
-    def _keep_shared(self, run: _Run) -> None:
+    def _keep_shared(self, run: Run) -> None:
         run.ends_ahead -= 1
         cache, ids = self._batch.extract_cache([run.uid])[run.uid]
         self._cache.keep(ids, cache, "system" if run.ends_ahead else "user")
 
-    def _keep_cache(self, run: _Run, response: Any) -> None:
+    def _keep_cache(self, run: Run, response: Any) -> None:
         if response.finish_reason is None:
             removed = self._batch.remove([run.uid], return_prompt_caches=True)
             cache, ids = removed[run.uid]
@@ -349,7 +314,7 @@ class ChatEngine:
             self._batch.remove(self._leaving)
             self._leaving = []
 
-    def _forget(self, run: _Run) -> None:
+    def _forget(self, run: Run) -> None:
         self._most.saw(tokens=run.held_tokens)
         del self._runs[run.number], self._by_uid[run.uid]
 
