@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, get_args, get_origin
 
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
+from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from herd_mcp.jobs import MAX_TAGS
@@ -28,6 +29,15 @@ WaitS = Annotated[
 ]
 
 JobId = Annotated[str, Field(description="The job_id that an earlier answer told.", min_length=1, max_length=128)]
+
+
+def hints(
+    *, read_only: bool = False, destructive: bool = False, idempotent: bool = False, open_world: bool = False
+) -> ToolAnnotations:
+    """What a tool does to the world, all of it said: left out, some would mean yes."""
+    return ToolAnnotations(
+        read_only_hint=read_only, destructive_hint=destructive, idempotent_hint=idempotent, open_world_hint=open_world
+    )
 
 
 def given(**arguments: Any) -> dict[str, Any]:

@@ -153,17 +153,18 @@ def placement_of(job: Job, here: str) -> Placement | None:
     return Placement(why=story(job, here), estimates=estimates, attempts=job.attempts)
 
 
-def image_answer(job_id: str, result: ImageResult, *, local: bool) -> ImageAnswer:
+def image_answer(job_id: str, result: ImageResult, placement: Placement | None = None, *, local: bool) -> ImageAnswer:
     """The structured form of a finished image. The path is for clients on this Mac only."""
     fields = result.model_dump(exclude={"kind", "sha256", "path"}) | {"limited_by": result.limited_by or None}
     path = result.path if local and result.path else None
-    return ImageAnswer(status="completed", job_id=job_id, uri=image_uri(result.image_id), path=path, **fields)
+    uri = image_uri(result.image_id)
+    return ImageAnswer(status="completed", job_id=job_id, uri=uri, path=path, placement=placement, **fields)
 
 
-def chat_answer(job_id: str, result: ChatResult) -> ChatAnswer:
+def chat_answer(job_id: str, result: ChatResult, placement: Placement | None = None) -> ChatAnswer:
     """The structured form of a finished chat."""
-    fields = result.model_dump(exclude={"kind", "limited_by"})
-    return ChatAnswer(status="completed", job_id=job_id, limited_by=result.limited_by or None, **fields)
+    fields = result.model_dump(exclude={"kind"}) | {"limited_by": result.limited_by or None}
+    return ChatAnswer(status="completed", job_id=job_id, placement=placement, **fields)
 
 
 def chat_text(result: ChatResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import CallToolResult
 from pydantic import Field
 
 from herd_mcp.jobs import (
@@ -22,7 +22,7 @@ from herd_mcp.jobs import (
     parse_request,
 )
 from herd_mcp.surfaces.mcp import follow, results
-from herd_mcp.surfaces.mcp.fields import Tags, WaitS, given
+from herd_mcp.surfaces.mcp.fields import Tags, WaitS, given, hints
 from herd_mcp.surfaces.mcp.results import ChatAnswer
 
 if TYPE_CHECKING:
@@ -88,17 +88,14 @@ def add_chat_tool(mcp: MCPServer, herd: Herd) -> None:
         job, result = await follow.run(herd, request, ctx, wait_s)
         if not isinstance(result, ChatResult):
             return results.still_running("chat", job)
-        answer = results.chat_answer(job.id, result)
-        told = answer.model_copy(update={"placement": results.placement_of(job, herd.node_id)})
-        return results.answer(told, results.chat_text(result))
+        placement = results.placement_of(job, herd.node_id)
+        return results.answer(results.chat_answer(job.id, result, placement), results.chat_text(result))
 
     mcp.add_tool(
         chat,
         title="Ask a local chat model",
         description=DESCRIPTION,
-        annotations=ToolAnnotations(
-            read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=False
-        ),
+        annotations=hints(read_only=True),
     )
 
 

@@ -6,13 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 from mcp.server.mcpserver import MCPServer
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import CallToolResult
 from pydantic import BaseModel, Field
 
 from herd_mcp.jobs import Kind
 from herd_mcp.settings import GIB, MIB
 from herd_mcp.state import EngineState, ModelInfo, ModelPlace, NodeState, Recommendation, Vitals, reluctant
 from herd_mcp.surfaces.mcp import results
+from herd_mcp.surfaces.mcp.fields import hints
 from herd_mcp.surfaces.mcp.results import Answer
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ How the Macs of this herd are: nodes with the seconds of work ahead of a new job
 models and queued jobs, and why one is left out; errors and times of the last 24 hours; and advice, each with what \
 mends it."""
 
-READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+READ_ONLY = hints(read_only=True, idempotent=True)
 
 
 class ModelAnswer(BaseModel):

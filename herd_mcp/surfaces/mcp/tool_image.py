@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import CallToolResult
 from pydantic import Field
 
 from herd_mcp.jobs import MAX_IMAGE_PROMPT_CHARS, MAX_IMAGE_PX, MAX_STEPS, ImageRequest, ImageResult, parse_request
 from herd_mcp.surfaces.mcp import follow, results
-from herd_mcp.surfaces.mcp.fields import Tags, WaitS, given
+from herd_mcp.surfaces.mcp.fields import Tags, WaitS, given, hints
 from herd_mcp.surfaces.mcp.pictures import read_picture
 from herd_mcp.surfaces.mcp.results import ImageAnswer
 
@@ -24,7 +24,7 @@ its own good size, steps and guidance. list_models shows the models. The seed is
 Takes seconds to minutes; if it is not finished within wait_s the answer has status "running" and a job_id for \
 get_job. Images are kept; nothing is ever overwritten or deleted."""
 
-Px = Annotated[int | None, Field(ge=64, le=MAX_IMAGE_PX)]
+Px = Annotated[int | None, Field(description="Pixels, rounded down to a multiple of 16.", ge=64, le=MAX_IMAGE_PX)]
 
 
 def add_image_tool(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
@@ -38,8 +38,8 @@ def add_image_tool(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
         model: Annotated[
             str | None, Field(description="A name from list_models; left out, the default image model.", max_length=256)
         ] = None,
-        width: Annotated[Px, Field(description="Pixels, rounded down to a multiple of 16.")] = None,
-        height: Annotated[Px, Field(description="Pixels, rounded down to a multiple of 16.")] = None,
+        width: Px = None,
+        height: Px = None,
         steps: Annotated[
             int | None, Field(description="Denoising steps: more is slower and finer.", ge=1, le=MAX_STEPS)
         ] = None,
@@ -92,14 +92,11 @@ def add_image_tool(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
             return results.still_running("image", job)
         placement = results.placement_of(job, herd.node_id)
         content = await results.image_content(herd, result, local=local, why=placement.why if placement else "")
-        answer = results.image_answer(job.id, result, local=local)
-        return results.answer(answer.model_copy(update={"placement": placement}), *content)
+        return results.answer(results.image_answer(job.id, result, placement, local=local), *content)
 
     mcp.add_tool(
         generate_image,
         title="Make an image",
         description=DESCRIPTION,
-        annotations=ToolAnnotations(
-            read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
-        ),
+        annotations=hints(),
     )

@@ -6,12 +6,12 @@ import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp_types import CallToolResult, ContentBlock, ToolAnnotations
+from mcp_types import CallToolResult, ContentBlock
 from pydantic import Field
 
 from herd_mcp.jobs import ENDED, ChatResult, HerdError, ImageResult, Job
 from herd_mcp.surfaces.mcp import follow, results
-from herd_mcp.surfaces.mcp.fields import JobId
+from herd_mcp.surfaces.mcp.fields import JobId, hints
 from herd_mcp.surfaces.mcp.results import JobAnswer
 
 if TYPE_CHECKING:
@@ -48,17 +48,13 @@ def add_job_tools(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
         get_job,
         title="Look at a job",
         description=GET,
-        annotations=ToolAnnotations(
-            read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-        ),
+        annotations=hints(read_only=True, idempotent=True),
     )
     mcp.add_tool(
         cancel_job,
         title="Cancel a job",
         description=CANCEL,
-        annotations=ToolAnnotations(
-            read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
-        ),
+        annotations=hints(destructive=True, idempotent=True),
     )
 
 

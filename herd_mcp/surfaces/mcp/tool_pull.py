@@ -8,11 +8,12 @@ import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mcp.server.mcpserver import AcceptedElicitation, Context, Elicit, ElicitationResult, MCPServer, Resolve
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import CallToolResult
 from pydantic import Field
 
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.surfaces.mcp import results
+from herd_mcp.surfaces.mcp.fields import hints
 from herd_mcp.surfaces.mcp.gate import TOKEN_LIFE_S, Agreed, Confirmation, TokenNeeded, Tokens, can_ask
 from herd_mcp.surfaces.mcp.results import Answer
 
@@ -84,18 +85,7 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
                 PullAnswer(status="present", model=model, repository=repository), f"{model} is on this Mac already."
             )
         if isinstance(outcome, TokenNeeded):
-            return results.answer(
-                PullAnswer(
-                    status="confirmation_required",
-                    model=model,
-                    repository=repository,
-                    confirm_token=outcome.token,
-                    expires_in_s=outcome.expires_in_s,
-                ),
-                f"{question(model, repository, node)}\nA person must agree to this. Ask them now; only after their "
-                f"explicit yes call pull_model again with the same arguments and confirm_token {outcome.token!r} "
-                "(good for five minutes, once).",
-            )
+            return first_step(model, repository, node, outcome)
         if not (isinstance(outcome, Agreed) or (isinstance(outcome, Confirmation) and outcome.confirm)):
             raise HerdError(
                 ErrorCode.NOT_CONFIRMED,
@@ -113,9 +103,7 @@ def add_pull_tool(mcp: MCPServer, herd: "Herd") -> None:
         pull_model,
         title="Download a model",
         description=DESCRIPTION,
-        annotations=ToolAnnotations(
-            read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=True
-        ),
+        annotations=hints(destructive=True, idempotent=True, open_world=True),
         meta={"anthropic/requiresUserInteraction": True},
     )
 
@@ -159,6 +147,22 @@ def question(model: str, repository: str | None, node: str) -> str:
     where = "this herd" if node == "any" else f"the node {node}"
     return (
         f"Download the model {model} from {source} to {where}? Its size is not known beforehand; models take gigabytes."
+    )
+
+
+def first_step(model: str, repository: str | None, node: str, needed: TokenNeeded) -> CallToolResult:
+    """The answer to a client that cannot ask: the token with which it comes back."""
+    return results.answer(
+        PullAnswer(
+            status="confirmation_required",
+            model=model,
+            repository=repository,
+            confirm_token=needed.token,
+            expires_in_s=needed.expires_in_s,
+        ),
+        f"{question(model, repository, node)}\nA person must agree to this. Ask them now; only after their "
+        f"explicit yes call pull_model again with the same arguments and confirm_token {needed.token!r} "
+        "(good for five minutes, once).",
     )
 
 
