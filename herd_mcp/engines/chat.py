@@ -77,8 +77,8 @@ class ChatEngine:
         self._by_uid: dict[int, Run] = {}
         self._cancels: deque[int] = deque()
         self._work = 0
-        self._leaving: list[int] = []
-        """What is still in the batch of runs that were cancelled."""
+        self._cancelled_uids: list[int] = []
+        """Rows of the batch whose runs were cancelled: removed with the next step, since that computes."""
         self._prefill_tokens_per_s = 0.0
         self._prefilling_since_s = 0.0
         self._most = Most()
@@ -179,15 +179,15 @@ class ChatEngine:
             run = self._runs.get(self._cancels.popleft())
             if run is not None:
                 self._forget(run)
-                self._leaving.append(run.uid)
+                self._cancelled_uids.append(run.uid)
                 emit(RunCancelled(run=run.number))
         if not self._runs:
-            self._empty_seats()  # the last to leave: nothing has to be computed for those who stay
+            self._remove_cancelled()  # the last to leave: nothing has to be computed for those who stay
         return bool(self._runs)
 
     def step(self, emit: Emit) -> None:
         """One token for every stream, told at once, then at most one chunk of prompts."""
-        self._empty_seats()
+        self._remove_cancelled()
         began_s = self._prefilling_since_s = time.perf_counter()
         endings: list[_Ending] = []
         to_keep: list[_ToKeep] = []
@@ -309,10 +309,10 @@ class ChatEngine:
             cache, ids = response.prompt_cache, response.all_tokens
         self._cache.keep(ids, cache)
 
-    def _empty_seats(self) -> None:
-        if self._leaving:
-            self._batch.remove(self._leaving)
-            self._leaving = []
+    def _remove_cancelled(self) -> None:
+        if self._cancelled_uids:
+            self._batch.remove(self._cancelled_uids)
+            self._cancelled_uids = []
 
     def _forget(self, run: Run) -> None:
         self._most.saw(tokens=run.held_tokens)

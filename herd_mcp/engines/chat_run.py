@@ -12,6 +12,7 @@ from herd_mcp.pipe import ChatFacts, Peak
 class Run:
     number: int
     uid: int
+    """Its number in the batch."""
     speech: Speech
     prompt_tokens: int
     cached_tokens: int
