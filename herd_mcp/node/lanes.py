@@ -11,6 +11,7 @@ from herd_mcp.jobs import ChatRequest, ErrorInfo, Request, ToolCall
 from herd_mcp.node.memory import Needs
 from herd_mcp.node.rates import UNKNOWN_RATES, FirstRates
 from herd_mcp.pipe import DEFAULT_MAX_TOKENS, EngineSpec
+from herd_mcp.settings import Settings
 from herd_mcp.state import Level
 
 
@@ -241,6 +242,22 @@ class Limits:
     pressure_max_steps: ByLevel = field(default_factory=dict)
     pressure_max_image_px: ByLevel = field(default_factory=dict)
     pressure_context_tokens: ByLevel = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, budget_bytes: int) -> Limits:
+        return cls(
+            queue_limit=settings.queue_limit,
+            idle_unload_s=settings.idle_unload_s,
+            load_timeout_s=settings.load_timeout_s,
+            engine_stall_s=settings.engine_stall_s,
+            budget_bytes=budget_bytes,
+            max_loaded=settings.max_loaded,
+            memory_margin=settings.memory_margin,
+            pressure_max_tokens=settings.pressure_max_tokens,
+            pressure_max_steps=settings.pressure_max_steps,
+            pressure_max_image_px=settings.pressure_max_image_px,
+            pressure_context_tokens=settings.pressure_context_tokens,
+        )
 
 
 @dataclass(slots=True)

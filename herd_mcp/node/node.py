@@ -89,22 +89,7 @@ class Node:
         self.home = home
         self.started_at = time.time()
         self.budget_bytes = memory.budget_bytes(settings, hardware().total_bytes)
-        self._state = State(
-            node=settings.node_name,
-            limits=Limits(
-                queue_limit=settings.queue_limit,
-                idle_unload_s=settings.idle_unload_s,
-                load_timeout_s=settings.load_timeout_s,
-                engine_stall_s=settings.engine_stall_s,
-                budget_bytes=self.budget_bytes,
-                memory_margin=settings.memory_margin,
-                pressure_max_tokens=settings.pressure_max_tokens,
-                pressure_max_steps=settings.pressure_max_steps,
-                pressure_max_image_px=settings.pressure_max_image_px,
-                pressure_context_tokens=settings.pressure_context_tokens,
-                max_loaded=settings.max_loaded,
-            ),
-        )
+        self._state = State(settings.node_name, Limits.of(settings, self.budget_bytes))
         self._inboxes: dict[tuple[str, int], Inbox] = {}
         self._supervisor = Supervisor(start_engine, hub_cache(settings), self._engines_changed, self._heard, self._gone)
         self._todo: deque[Event] = deque()
