@@ -18,6 +18,7 @@ from herd_mcp.jobs import (
     Job,
     Kind,
     NodeEstimate,
+    Result,
     Timings,
     ToolCall,
     Usage,
@@ -134,17 +135,6 @@ def progress_of(job: Job) -> str:
     return job.status
 
 
-def still_running(kind: Kind, job: Job) -> CallToolResult:
-    """The answer at the end of `wait_s`: the job goes on."""
-    progress = progress_of(job)
-    structured = (ImageAnswer if kind == "image" else ChatAnswer)(status="running", job_id=job.id, progress=progress)
-    return answer(
-        structured,
-        f"Not finished yet ({progress}); the job goes on. Call get_job with job_id {job.id!r} and wait_s to wait for "
-        "the result, or cancel_job to end it. Do not ask for the same thing again.",
-    )
-
-
 def placement_of(job: Job, here: str) -> Placement | None:
     """Why a job runs where it runs, for who reads it on the node `here`; None where there is nothing to tell."""
     estimates = job.routed.estimates if job.routed else ()
@@ -200,6 +190,31 @@ async def image_content(herd: Herd, result: ImageResult, *, local: bool, why: st
         )
     )
     return content
+
+
+async def of_call(herd: Herd, job: Job, result: Result | None, *, local: bool = False) -> CallToolResult:
+    """What generate_image and chat answer: the result with where it ran and why, or that the job goes on."""
+    placement = placement_of(job, herd.node_id)
+    match result:
+        case ImageResult():
+            content = await image_content(herd, result, local=local, why=placement.why if placement else "")
+            return answer(image_answer(job.id, result, placement, local=local), *content)
+        case ChatResult():
+            return answer(chat_answer(job.id, result, placement), chat_text(result))
+        case None:
+            return _still_running(job)
+
+
+def _still_running(job: Job) -> CallToolResult:
+    progress = progress_of(job)
+    structured = (ImageAnswer if job.kind == "image" else ChatAnswer)(
+        status="running", job_id=job.id, progress=progress
+    )
+    return answer(
+        structured,
+        f"Not finished yet ({progress}); the job goes on. Call get_job with job_id {job.id!r} and wait_s to wait for "
+        "the result, or cancel_job to end it. Do not ask for the same thing again.",
+    )
 
 
 def without_paths(value: BaseModel, *, local: bool) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from herd_mcp.jobs import (
     MAX_STOP_STRINGS,
     MAX_TOOLS,
     ChatRequest,
-    ChatResult,
     ErrorCode,
     HerdError,
     Message,
@@ -86,10 +85,7 @@ def add_chat_tool(mcp: MCPServer, herd: Herd) -> None:
             ),
         )
         job, result = await follow.run(herd, request, ctx, wait_s)
-        if not isinstance(result, ChatResult):
-            return results.still_running("chat", job)
-        placement = results.placement_of(job, herd.node_id)
-        return results.answer(results.chat_answer(job.id, result, placement), results.chat_text(result))
+        return await results.of_call(herd, job, result)
 
     mcp.add_tool(
         chat,

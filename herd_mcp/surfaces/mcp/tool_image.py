@@ -8,7 +8,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from herd_mcp.jobs import MAX_IMAGE_PROMPT_CHARS, MAX_IMAGE_PX, MAX_STEPS, ImageRequest, ImageResult, parse_request
+from herd_mcp.jobs import MAX_IMAGE_PROMPT_CHARS, MAX_IMAGE_PX, MAX_STEPS, ImageRequest, parse_request
 from herd_mcp.surfaces.mcp import follow, results
 from herd_mcp.surfaces.mcp.fields import Tags, WaitS, given, hints
 from herd_mcp.surfaces.mcp.pictures import read_picture
@@ -88,11 +88,7 @@ def add_image_tool(mcp: MCPServer, herd: Herd, *, local: bool) -> None:
         if image is not None:
             fields["image"] = await read_picture(herd, image, local=local)
         job, result = await follow.run(herd, parse_request(ImageRequest, fields), ctx, wait_s)
-        if not isinstance(result, ImageResult):
-            return results.still_running("image", job)
-        placement = results.placement_of(job, herd.node_id)
-        content = await results.image_content(herd, result, local=local, why=placement.why if placement else "")
-        return results.answer(results.image_answer(job.id, result, placement, local=local), *content)
+        return await results.of_call(herd, job, result, local=local)
 
     mcp.add_tool(
         generate_image,
