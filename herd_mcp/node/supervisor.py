@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Starts, ends and watches over engine processes, and decides nothing. What they bring about is told on the event
-    loop: `came` when a process is there, `heard` with each message, `gone` with the reason, however it ended."""
+    """Carries out what was decided of engine processes. What they bring about is told on the event loop: `came` when a
+    process is there, `heard` with each message, `gone` with the reason, however it ended."""
 
     def __init__(
         self,
