@@ -17,6 +17,8 @@ events, which older ones ignore."""
 MAX_MODELS_TOLD = 64
 MAX_PREFIXES_TOLD = 64
 MAX_REVOKED = 256
+MAX_REVOKED_TOLD = 16
+"""With one state: random digits do not compress, and a state is to be small."""
 MAX_ADDRESSES = 16
 MAX_PAUSE_S = 366 * 86_400.0
 """The longest pause with an end."""
@@ -290,7 +292,7 @@ class NodeState(Told):
     prefixes: Annotated[tuple[Annotated[str, Field(max_length=16)], ...], Field(max_length=MAX_PREFIXES_TOLD)] = ()
     """Keyed hashes of the beginnings of conversations that its engines keep, newest first."""
     revoked: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{10}$")], ...], Field(max_length=MAX_REVOKED)] = ()
-    """Nodes that may not speak to this herd any more."""
+    """Nodes that may not speak to this herd any more, of those that who reads it may not know yet."""
     heard_s: Seconds | None = None
     """Seconds since this node was last heard of, by who tells; None for itself."""
     started_at: float

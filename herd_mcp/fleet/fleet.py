@@ -27,7 +27,7 @@ from herd_mcp.fleet.trusted import Trusted
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.orders import PeerApi
 from herd_mcp.settings import Settings
-from herd_mcp.state import MAX_REVOKED, NodeState
+from herd_mcp.state import NodeState
 
 if TYPE_CHECKING:
     from herd_mcp.fleet.discovery import Announced, Bonjour
@@ -150,7 +150,7 @@ class Fleet:
         if self._dirty or now - self._read_at > FRESH_S:
             self._refresh()
         link.told = self._reporter.state.revision
-        return self._reporter.state
+        return self._state_for(link)
 
     def found(self, found: Found) -> None:
         """Somebody was announced on the network."""
@@ -211,14 +211,14 @@ class Fleet:
         if self._timer:
             self._timer.cancel()
         self._parting = {"status": "offline", "reason": reason}
-        state = self.state()
+        self._refresh()
         tasks = [*self._tasks, *(link.task for link in self._links if link.task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PARTING_S):
-                last = (link.peer.exchange(state) for link in self._links if not link.failures)
+                last = (link.peer.exchange(self._state_for(link)) for link in self._links if not link.failures)
                 await asyncio.gather(*last, return_exceptions=True)
         if self._bonjour:
             await self._bonjour.close()
@@ -228,9 +228,16 @@ class Fleet:
     def _refresh(self) -> None:
         self._dirty, self._read_at = False, self._loop.time()
         self._drop_revoked()
-        revoked = tuple(sorted(self._trust.revoked))[:MAX_REVOKED]
-        if self._reporter.look(addresses=self._addresses, revoked=revoked, **self._parting):
+        if self._reporter.look(addresses=self._addresses, **self._parting):
             self._tell_soon()
+
+    def _state_for(self, link: Link) -> NodeState:
+        """This node's state, with some of those of whom the other may not know that they are shut out."""
+        return self._reporter.state.model_copy(update={"revoked": link.owed(self._trust.revoked)})
+
+    def _owes(self, link: Link) -> bool:
+        """Whether something that matters has not been told to the other."""
+        return link.told < self._reporter.matter.revision or bool(link.owed(self._trust.revoked))
 
     def _tell_soon(self) -> None:
         if self._timer is None:
@@ -246,7 +253,7 @@ class Fleet:
         finally:  # not sooner: what the look found is told here
             self._timer = None
         for link in self._links:
-            if not link.failures and link.told < self._reporter.matter.revision:
+            if not link.failures and self._owes(link):
                 link.alarm.hurry(now)
 
     def _beat_s(self) -> float:
@@ -277,6 +284,7 @@ class Fleet:
         if report == "double":
             raise self._refusal(caller_id, "two say that they are this node, and the one that started later counts")
         link = self._links.to(caller_id)
+        link.heard(state)
         if link.told_of(state.addresses, sure=True) and link.failures:
             self.ask(caller_id)
         if report == "new":
@@ -345,7 +353,7 @@ class Fleet:
             problem = await self._exchange(link)
             if not problem:
                 link.alarm.set(self._loop.time() + self._beat_s())
-                if link.told < self._reporter.matter.revision:
+                if self._owes(link):
                     self._tell_soon()
                 continue
             self._members.failed(link.node_id, problem)
@@ -366,7 +374,7 @@ class Fleet:
         try:
             if self._dirty or link.tried_at - self._read_at > FRESH_S:
                 self._refresh()
-            state = self._reporter.state
+            state = self._state_for(link)
             async with asyncio.timeout(CONTACT_S):
                 answer = await link.peer.exchange(state)
             self._take(link.node_id, answer)
@@ -379,6 +387,7 @@ class Fleet:
             problem = "internal error of this Mac, see logs/node.log"
         else:
             link.told = max(link.told, state.revision)
+            link.knows(state.revoked)
             link.reached()
             self._members.reached(link.node_id)
             self._look_around()

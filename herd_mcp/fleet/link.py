@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from herd_mcp.fleet.places import merged
 from herd_mcp.orders import PeerApi
+from herd_mcp.state import MAX_REVOKED_TOLD, NodeState
 
 MakePeer = Callable[[str, tuple[str, ...]], PeerApi]
 
@@ -54,6 +55,9 @@ class Link:
         self._make = make
         self._addresses: tuple[str, ...] = ()
         self._peer: PeerApi | None = None
+        self._shut_out: frozenset[str] = frozenset()
+        """Those of whom the other knows that they are shut out, since its `_incarnation` began."""
+        self._incarnation: int | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -76,6 +80,20 @@ class Link:
         new = bool(set(after) - set(known))
         self._addresses, self._peer = after, None
         return new
+
+    def owed(self, revoked: frozenset[str]) -> tuple[str, ...]:
+        """Whom the other is told of next, of those that are shut out: it may know of none of these."""
+        return tuple(sorted(revoked - self._shut_out)[:MAX_REVOKED_TOLD])
+
+    def knows(self, revoked: Iterable[str]) -> None:
+        """The other took these from here."""
+        self._shut_out |= frozenset(revoked)
+
+    def heard(self, state: NodeState) -> None:
+        """The other told its state. One that was started anew may have lost what it knew."""
+        if state.incarnation != self._incarnation:
+            self._incarnation, self._shut_out = state.incarnation, frozenset()
+        self.knows(state.revoked)
 
     def reached(self) -> None:
         self.failures = 0

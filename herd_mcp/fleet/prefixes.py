@@ -14,8 +14,9 @@ from typing import NamedTuple
 from herd_mcp.jobs import ChatRequest, ChatResult, Message
 from herd_mcp.state import MAX_PREFIXES_TOLD
 
-HASH_BYTES = 8
-"""16 digits in hex. A chance hit costs a wrong guess of some seconds and nothing else."""
+HASH_BYTES = 4
+"""8 digits in hex. A chance hit, one beginning in two million in the largest herd, costs a wrong guess of some seconds
+and nothing else."""
 
 
 class Prefix(NamedTuple):

@@ -110,22 +110,39 @@ def _digits(value: float) -> float:
     return float(f"{value:.3g}")
 
 
+def _shown(bytes_: int) -> int:
+    """Of what nobody computes with: zeros compress, other digits do not."""
+    return int(_digits(bytes_))
+
+
 def _off(before: float, now: float) -> bool:
     return abs(now - before) > NOISE * max(abs(before), abs(now))
 
 
 def _engine(engine: EngineState) -> EngineState:
-    resident = None if engine.resident_bytes is None else _coarse(engine.resident_bytes, 64 * MIB)
+    resident = None if engine.resident_bytes is None else _shown(_coarse(engine.resident_bytes, 64 * MIB))
+    reserved = _shown(engine.reserved_bytes)
     loading = None if engine.loading is None else round(engine.loading, 1)
     idle_s = round(engine.idle_s, -1)
     return engine.model_copy(
-        update={"pid": None, "resident_bytes": resident, "loading": loading, "idle_s": idle_s},
+        update={
+            "pid": None,
+            "reserved_bytes": reserved,
+            "resident_bytes": resident,
+            "loading": loading,
+            "idle_s": idle_s,
+        },
     )
 
 
 def _estimate(estimate: Estimate) -> Estimate:
     return estimate.model_copy(
-        update={"factor": _digits(estimate.factor), "measured_at": round(estimate.measured_at, -1)},
+        update={
+            "factor": _digits(estimate.factor),
+            "by_work_mib": {},
+            "held_bytes": _shown(estimate.held_bytes),
+            "measured_at": round(estimate.measured_at, -1),
+        },
     )
 
 

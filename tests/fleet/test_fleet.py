@@ -13,7 +13,7 @@ from herd_mcp.fleet.links import MOST_HINTS, MOST_LINKS, MOST_TRIED
 from herd_mcp.fleet.strangers import MOST_SHOWN
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.settings import load_settings
-from herd_mcp.state import NodeState, Work
+from herd_mcp.state import MAX_REVOKED, MAX_REVOKED_TOLD, NodeState, Work
 
 
 def test_a_node_that_joins_and_knows_the_others_is_known_to_all_within_a_second() -> None:
@@ -299,6 +299,48 @@ def test_who_is_revoked_is_forgotten_by_all_and_the_word_passes_on() -> None:
         net.calls.clear()
         await asyncio.sleep(60)
         assert (node_id(1), node_id(3)) not in net.calls
+
+    virtually(main())
+
+
+def test_a_long_list_of_those_who_are_shut_out_is_known_to_all_at_once_in_small_parts() -> None:
+    async def main() -> None:
+        net = Net()
+        parts: list[int] = []
+
+        def note(state: NodeState) -> int:
+            parts.append(len(state.revoked))
+            return 0
+
+        net.size = note
+        macs = await net.herd(3)
+        gone = {node_id(1000 + n) for n in range(MAX_REVOKED)}
+        macs[0].trust.revoke(gone)
+        macs[0].fleet.changed()
+        await asyncio.sleep(2.5)
+        assert all(mac.trust.revoked == gone for mac in macs)
+        assert max(parts) == MAX_REVOKED_TOLD
+        await asyncio.sleep(35)
+        parts.clear()
+        await asyncio.sleep(60)
+        assert parts
+        assert max(parts) == 0, "who knows of all is told of none"
+
+    virtually(main())
+
+
+def test_who_is_started_anew_and_has_lost_whom_to_shut_out_is_told_again() -> None:
+    async def main() -> None:
+        net = Net()
+        one, two = await net.herd(2)
+        one.trust.revoke({node_id(9)})
+        one.fleet.changed()
+        await asyncio.sleep(60)
+        assert node_id(9) in two.trust.revoked
+        await net.kill(two)
+        again = await net.mac(2, knows=[1], incarnation=2)
+        await asyncio.sleep(1)
+        assert node_id(9) in again.trust.revoked
 
     virtually(main())
 

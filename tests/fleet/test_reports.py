@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import ipaddress
+import random
 import zlib
 from typing import Any
 
 import pytest
 
 from benchmarks.parts.mesh import GIB, state_of
+from herd_mcp.fleet import wire
+from herd_mcp.fleet.prefixes import HASH_BYTES
 from herd_mcp.fleet.reports import LONGEST_BYTES, Reporter, bounded, matters, rounded
 from herd_mcp.jobs import Kind
-from herd_mcp.state import ChatRates, EngineState, Estimate, ImageRates, ModelState, NodeState, Power, Work
+from herd_mcp.state import (
+    MAX_ADDRESSES,
+    MAX_PREFIXES_TOLD,
+    MAX_REVOKED_TOLD,
+    ChatRates,
+    EngineState,
+    Estimate,
+    ImageRates,
+    ModelState,
+    NodeState,
+    Power,
+    Work,
+)
 
 CHATS = [
     "mlx-community/" + name
@@ -105,6 +121,95 @@ def test_a_state_of_twenty_models_takes_four_kilobytes_compressed() -> None:
     assert len(state.models) == 20
     packed = zlib.compress(state.model_dump_json(exclude_defaults=True).encode())
     assert len(packed) <= 4096, len(packed)
+
+
+def fullest() -> NodeState:
+    """Twenty models, each with an engine and an estimate, all fields of their kinds set and all lists full, with
+    figures that do not compress."""
+    chance = random.Random(7)
+    some = chance.uniform
+
+    def told(one: ModelState) -> ModelState:
+        chat, image = one.kind == "chat", one.kind == "image"
+        update = {
+            "builtin": True,
+            "loaded": chance.random() < 0.5,
+            "loading": some(0, 1),
+            "fits": False,
+            "reason": f"it takes {some(20, 90):.1f} GB and this Mac gives models 36.0 GB",
+            "bytes": chance.randrange(10**9, 10**11),
+            "load_s": some(1, 60),
+            "capacity": chance.choice((1, 4, 8, 32)),
+            "running": chance.randrange(32),
+            "waiting": chance.randrange(100),
+            "context_tokens": chance.randrange(2**17) if chat else None,
+            "largest_px": chance.randrange(512, 4096, 16) if image else None,
+            "default_px": 1024 if image else None,
+            "default_steps": chance.choice((4, 9, 20, 25)) if image else None,
+            "image": ImageRates(step_s_per_mpx=some(0.1, 9), fixed_s_per_mpx=some(0.1, 9)) if image else None,
+            "chat": ChatRates(
+                prefill_tokens_per_s=some(50, 2000),
+                decode_tokens_per_s=some(5, 200),
+                answer_tokens=some(20, 900),
+                tokens_per_byte=some(0.2, 0.4),
+            )
+            if chat
+            else None,
+        }
+        return one.model_copy(update=update)
+
+    def engine_of(one: ModelState) -> EngineState:
+        return EngineState(
+            model=one.name,
+            kind=one.kind,
+            phase=chance.choice(("starting", "ready", "stopping")),
+            quantize=chance.choice((4, 8)),
+            pid=chance.randrange(10**5),
+            reserved_bytes=chance.randrange(10**11),
+            resident_bytes=chance.randrange(10**11),
+            pinned=True,
+            loading=some(0, 1),
+            running=chance.randrange(32),
+            queued=chance.randrange(100),
+            idle_s=some(0, 10_000),
+        )
+
+    def estimate_of(one: ModelState) -> Estimate:
+        return Estimate(
+            model=one.name,
+            quantize=chance.choice((4, 8)),
+            factor=some(0.3, 4),
+            by_work_mib={2**shape: round(some(0.3, 4), 3) for shape in range(16)},
+            held_bytes=chance.randrange(10**11),
+            measured_at=1_790_000_000 + some(0, 10**7),
+        )
+
+    hosts = [f"192.168.{chance.randrange(256)}.{chance.randrange(256)}" for _ in range(MAX_ADDRESSES // 2)]
+    hosts += [f"[{ipaddress.IPv6Address(chance.getrandbits(128))}]" for _ in hosts]
+    models = tuple(told(one) for one in full().models)
+    return full(
+        incarnation=1_790_000_000_000,
+        revision=12_345,
+        reason="it is ending: it was stopped",
+        paused="its owner said so, until 17:30",
+        models=models,
+        engines=tuple(engine_of(one) for one in models),
+        estimates=tuple(estimate_of(one) for one in models),
+        memory=BASE.memory.model_copy(update={"pressure": "moderate", "begun_px": 1024**2, "begun_tokens": 8192}),
+        work=Work(image_s=123.4, chat_s=1234.5, load_s=12.3),
+        queued=13,
+        running=20,
+        addresses=tuple(f"{host}:11436" for host in hosts),
+        prefixes=tuple(chance.randbytes(HASH_BYTES).hex() for _ in range(MAX_PREFIXES_TOLD)),
+        revoked=tuple(chance.randbytes(5).hex() for _ in range(MAX_REVOKED_TOLD)),
+    )
+
+
+def test_the_largest_state_of_twenty_models_takes_four_kilobytes_too() -> None:
+    state = rounded(fullest())
+    unset = [name for name in NodeState.model_fields if getattr(state, name) in (None, (), "", 0)]
+    assert unset == ["heard_s"], "a field that came since must be in the figure"
+    assert len(wire.pack_state(state)) <= 4096
 
 
 def test_what_is_told_is_a_state_again() -> None:
