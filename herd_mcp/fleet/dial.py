@@ -1,12 +1,11 @@
-"""Addresses of other nodes, and short looks at what answers there."""
+"""Short looks at what answers at the address of another node."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from herd_mcp.fleet import trouble
@@ -16,13 +15,6 @@ LOOK_S = 1.0
 """Seconds after which a connection that is still open counts as accepted."""
 CONNECT_S = 3.0
 """Seconds for TCP and TLS together, also where the first packet is lost and sent again after a second."""
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9.])?):([0-9]{1,5})")
-
-
-def usable(addresses: Iterable[str]) -> list[str]:
-    """Those that are `host:port` indeed, each once: they come from other nodes and from the network."""
-    fit = (one for one in addresses if (match := _ADDRESS.fullmatch(one)) and 0 < int(match[3]) < 65536)
-    return list(dict.fromkeys(fit))
 
 
 @contextlib.asynccontextmanager

@@ -17,6 +17,7 @@ from typing import TypeVar
 import httpx
 
 from herd_mcp.fleet import dial, trouble, wire
+from herd_mcp.fleet.places import merged
 from herd_mcp.fleet.silence import socket_options
 from herd_mcp.fleet.trust import dns_name
 from herd_mcp.jobs import IMAGE_ID, ErrorCode, HerdError, Job, JobEvent
@@ -87,7 +88,7 @@ class HttpPeer:
 
     def reach_at(self, addresses: Iterable[str]) -> None:
         """Take over new addresses; one that worked stays first."""
-        fit = dial.usable(addresses)[:MAX_ADDRESSES]
+        fit = merged(addresses)
         self._addresses = deque([*(old for old in self._addresses if old in fit)], MAX_ADDRESSES)
         self._addresses.extend(new for new in fit if new not in self._addresses)
 

@@ -13,6 +13,7 @@ import pytest
 
 from herd_mcp.fleet import dial, trouble
 from herd_mcp.fleet.peers import HttpPeer
+from herd_mcp.fleet.places import merged
 from herd_mcp.jobs import ErrorCode, HerdError
 
 from .certificates import Authority
@@ -123,8 +124,8 @@ def test_what_tls_says_of_a_certificate_becomes_a_reason(number: int, reason: st
 
 
 def test_only_addresses_that_are_ones_are_dialled() -> None:
-    fit = ["10.0.0.1:1", "[fe80::1]:65535", "studio.local:11436", "a:1"]
-    assert dial.usable([*fit, *fit]) == fit
+    fit = ("10.0.0.1:1", "[fe80::1]:65535", "[fe80::1%en0]:1", "studio.local:11436", "a:1")
+    assert merged(fit, fit) == fit
     for wrong in (
         "a",
         "a:0",
@@ -132,6 +133,8 @@ def test_only_addresses_that_are_ones_are_dialled() -> None:
         ":1",
         "a b:1",
         "a:1\r\nx: y",
+        "a:1\n",
+        "[fe80::1%en0/]:1",
         "u@a:1",
         "a/b:1",
         "-a:1",
@@ -139,7 +142,7 @@ def test_only_addresses_that_are_ones_are_dialled() -> None:
         "::1:1",
         "a:１",
     ):
-        assert dial.usable([wrong]) == [], wrong
+        assert merged([wrong]) == (), wrong
 
 
 async def test_nobody_waits_for_who_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
