@@ -37,6 +37,32 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
 
+# ── Ids ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+NODE_ID = "[0-9a-f]{10}"
+"""The pattern of a node's id, for all that is made of it."""
+NodeId = Annotated[str, Field(pattern=f"^{NODE_ID}$")]
+JOB_ID = re.compile(rf"job-({NODE_ID})-[0-9a-f]{{12}}\Z")
+IMAGE_ID = re.compile(rf"img-({NODE_ID})-[0-9a-f]{{12}}\Z")
+
+
+def new_job_id(node_id: str) -> str:
+    """`job-<owner's node id>-<random>`, so that any node knows whom to ask about it."""
+    return f"job-{node_id}-{secrets.token_hex(6)}"
+
+
+def image_id_of(job_id: str) -> str:
+    """The id of the image that a job makes; it carries the owner as the job's id does."""
+    return "img-" + job_id.removeprefix("job-")
+
+
+def owner_of(some_id: str) -> str:
+    """The node id in the id of a job or an image; empty where there is none."""
+    found = JOB_ID.match(some_id) or IMAGE_ID.match(some_id)
+    return found[1] if found else ""
+
+
 # ── Errors ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -513,22 +539,3 @@ class Job(Frozen):
     result: Result | None = None
     error: ErrorInfo | None = None
     timings: Timings = Timings()
-
-
-def new_job_id(node_id: str) -> str:
-    """`job-<owner's node id>-<random>`, so that any node knows whom to ask about it."""
-    return f"job-{node_id}-{secrets.token_hex(6)}"
-
-
-IMAGE_ID = re.compile(r"^img-[0-9a-f]{10}-[0-9a-f]{12}$")
-
-
-def image_id_of(job_id: str) -> str:
-    """The id of the image that a job makes; it carries the owner as the job's id does."""
-    return "img-" + job_id.removeprefix("job-")
-
-
-def owner_of(some_id: str) -> str:
-    """The node id in the id of a job or an image; empty where there is none."""
-    parts = some_id.split("-")
-    return parts[1] if len(parts) == 3 and parts[0] in ("job", "img") else ""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from herd_mcp.jobs import Frozen, Kind
+from herd_mcp.jobs import Frozen, Kind, NodeId
 
 Source = Literal["builtin", "huggingface", "herd", "folder", "peer"]
 """Where a model lies: `herd` is HERD_HOME/models of this Mac, `peer` on other Macs of the herd alone."""
@@ -257,7 +257,7 @@ class Power(Told):
 class NodeState(Told):
     """One node, as it is now: what it tells the others about itself, and what people see of it."""
 
-    node_id: Annotated[str, Field(pattern=r"^[0-9a-f]{10}$")]
+    node_id: NodeId
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     version: Short
     """Of the program."""
@@ -291,7 +291,7 @@ class NodeState(Told):
     """`host:port` where other nodes reach it."""
     prefixes: Annotated[tuple[Annotated[str, Field(max_length=16)], ...], Field(max_length=MAX_PREFIXES_TOLD)] = ()
     """Keyed hashes of the beginnings of conversations that its engines keep, newest first."""
-    revoked: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{10}$")], ...], Field(max_length=MAX_REVOKED)] = ()
+    revoked: Annotated[tuple[NodeId, ...], Field(max_length=MAX_REVOKED)] = ()
     """Nodes that may not speak to this herd any more, of those that who reads it may not know yet."""
     heard_s: Seconds | None = None
     """Seconds since this node was last heard of, by who tells; None for itself."""

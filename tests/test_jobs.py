@@ -22,6 +22,7 @@ from herd_mcp.jobs import (
     Job,
     image_id_of,
     new_job_id,
+    owner_of,
     parse_request,
 )
 
@@ -115,6 +116,23 @@ def test_ids_name_their_owner_and_belong_together() -> None:
     job_id = new_job_id("0123456789")
     assert job_id.startswith("job-0123456789-")
     assert IMAGE_ID.match(image_id_of(job_id))
+    assert owner_of(job_id) == owner_of(image_id_of(job_id)) == "0123456789"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "job",
+        "job-0123456789",
+        "job-../..-0123456789ab",
+        "img-0123456789-0123456789ab\n",
+        "JOB-0123456789-0123456789ab",
+    ],
+)
+def test_what_is_no_id_names_no_owner(wrong: str) -> None:
+    assert owner_of(wrong) == ""
+    assert not IMAGE_ID.match(wrong)
 
 
 def test_a_job_without_what_was_forgotten_can_be_read_back() -> None:

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from herd_mcp.fleet import wire
-from herd_mcp.jobs import IMAGE_ID, ErrorCode, ErrorInfo, HerdError
+from herd_mcp.jobs import IMAGE_ID, ErrorCode, ErrorInfo, HerdError, owner_of
 from herd_mcp.orders import Later, Line, PeerApi
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class PeerApp:
 
     async def job(self, request: Request, who: str) -> Response:
         job_id = request.path_params["job_id"]
-        wire.owner_of(job_id)
+        wire.check_job(job_id)
         return _json(wire.told_job(await self._api_of(who).job(job_id)).model_dump_json())
 
     async def events(self, request: Request, who: str) -> Response:
@@ -180,9 +180,9 @@ class PeerApp:
 
     def _asked(self, request: Request, who: str) -> tuple[str, int | None]:
         job_id = request.path_params["job_id"]
-        owner = wire.owner_of(job_id)
+        wire.check_job(job_id)
         attempt = _number(request, "attempt", 1, wire.MAX_ATTEMPT)
-        if attempt is not None and owner != who:
+        if attempt is not None and owner_of(job_id) != who:
             raise HerdError(ErrorCode.FORBIDDEN, "Only the owner of a job may ask about its attempts.")
         return job_id, attempt
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from herd_mcp.fleet.found import HERD_DIGITS, Found
 from herd_mcp.fleet.places import address_of, merged, parts_of
+from herd_mcp.jobs import NODE_ID
 from herd_mcp.state import WIRE_MAJOR, WIRE_MINOR
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ AGAIN_S = 60.0
 def id_of(name: str) -> str | None:
     """The node's id out of the name of a service, which is nothing else; None for any other name."""
     label = name.removesuffix("." + SERVICE)
-    return label if len(label) == 10 and set(label) <= set("0123456789abcdef") else None
+    return label if re.fullmatch(NODE_ID, label) else None
 
 
 def read_service(

@@ -7,14 +7,13 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
+from herd_mcp.jobs import NodeId
 from herd_mcp.state import MAX_ADDRESSES, MAX_REVOKED, Told
 
 MAX_MEMBERS = 32
 """Nodes of a herd, this one included."""
 PREFIX_KEY_BYTES = 32
-NODE_ID = r"^[0-9a-f]{10}$"
 
-NodeId = Annotated[str, Field(pattern=NODE_ID)]
 Pem = Annotated[str, Field(max_length=10_000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Addresses = Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=MAX_ADDRESSES)]

@@ -19,11 +19,11 @@ from pydantic import Field
 
 from herd_mcp.clock import steady_s
 from herd_mcp.fleet import code as codes
-from herd_mcp.fleet.grant import MAX_MEMBERS, Addresses, Grant, Known, Name, NodeId
+from herd_mcp.fleet.grant import MAX_MEMBERS, Addresses, Grant, Known, Name
 from herd_mcp.fleet.interfaces import own_addresses
 from herd_mcp.fleet.trust import Trust
 from herd_mcp.fleet.words import Invitation, State
-from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError
+from herd_mcp.jobs import ErrorCode, ErrorInfo, HerdError, NodeId
 from herd_mcp.state import Told
 
 log = logging.getLogger(__name__)

@@ -361,5 +361,5 @@ class HttpPeer:
 
 
 def _job(job_id: str) -> str:
-    wire.owner_of(job_id)
+    wire.check_job(job_id)
     return f"/jobs/{job_id}"

@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from herd_mcp.fleet.grant import MAX_MEMBERS, MEMBERS, NODE_ID, PREFIX_KEY_BYTES, Grant, Known, Secrets
+from herd_mcp.fleet.grant import MAX_MEMBERS, MEMBERS, PREFIX_KEY_BYTES, Grant, Known, Secrets
 from herd_mcp.fleet.private_files import sync_folder, write_private
-from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.jobs import NODE_ID, ErrorCode, HerdError
 from herd_mcp.state import MAX_REVOKED
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ RENEW_PART = 1 / 3
 """A certificate is made anew when less than this part of its time is left."""
 DOMAIN = "herd.internal"
 Side = Literal["server", "client", "asking"]
-_SAN = re.compile(rf"([0-9a-f]{{10}})\.{re.escape(DOMAIN)}")
+_SAN = re.compile(rf"({NODE_ID})\.{re.escape(DOMAIN)}")
 
 
 def dns_name(node_id: str) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from herd_mcp.jobs import (
+    JOB_ID,
     MAX_PICTURE_BYTES,
     Completed,
     ErrorCode,
@@ -25,6 +26,7 @@ from herd_mcp.jobs import (
     ImageResult,
     Job,
     JobEvent,
+    owner_of,
     problems_of,
 )
 from herd_mcp.orders import Later, Line, Order, Returned
@@ -57,7 +59,6 @@ BEAT_S: Final = (0.5, 5.0)
 BEATS_MISSED = 3
 """Beats that do not come before the other side counts as silent."""
 
-JOB_ID = re.compile(r"job-([0-9a-f]{10})-[0-9a-f]{12}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 M = TypeVar("M", bound=BaseModel)
@@ -74,11 +75,10 @@ def beat_s(lease_s: float) -> float:
     return min(most, max(least, lease_s / 6))
 
 
-def owner_of(job_id: str) -> str:
-    """The id of the node that owns a job. Raises HerdError(invalid_request) for what is no id of a job."""
-    if (match := JOB_ID.fullmatch(job_id)) is None:
+def check_job(job_id: str) -> None:
+    """Raises HerdError(invalid_request) for what is no id of a job."""
+    if not JOB_ID.match(job_id):
         raise invalid("this is no id of a job")
-    return match[1]
 
 
 class Garbled(HerdError):
@@ -192,6 +192,7 @@ def unpack_order(raw: bytes, caller: str) -> Order:
         order = Order.model_validate_json(raw, extra="ignore")
     except ValidationError as error:
         raise invalid("; ".join(problems_of(error)[:5])) from None
+    check_job(order.job.id)
     if owner_of(order.job.id) != caller:
         raise HerdError(ErrorCode.FORBIDDEN, "A node orders its own jobs only.")
     if order.job.request is None or order.job.request.kind != order.job.kind:

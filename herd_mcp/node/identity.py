@@ -7,7 +7,7 @@ import re
 import secrets
 from pathlib import Path
 
-NODE_ID = re.compile(r"^[0-9a-f]{10}$")
+from herd_mcp.jobs import NODE_ID
 
 
 def node_id(home: Path) -> str:
@@ -19,7 +19,7 @@ def node_id(home: Path) -> str:
         found = file.read_text().strip()
     except FileNotFoundError:
         found = ""
-    if NODE_ID.match(found):
+    if re.fullmatch(NODE_ID, found):
         return found
     made = secrets.token_hex(5)
     temporary = folder / f".node_id.{os.getpid()}"
