@@ -11,20 +11,22 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from herd_mcp.clock import steady_s
+from herd_mcp.fleet.door import Door
 from herd_mcp.fleet.found import HERD_DIGITS, Found, Identify, Seeker
 from herd_mcp.fleet.link import Link, MakePeer
 from herd_mcp.fleet.links import Links
-from herd_mcp.fleet.membership import LONGEST_BACKOFF_S, MOST_NODES, Members, Status, backoff_s, wire_problem
+from herd_mcp.fleet.membership import LONGEST_BACKOFF_S, Members, Status, backoff_s, wire_problem
 from herd_mcp.fleet.places import merged, parts_of
 from herd_mcp.fleet.reports import Reporter
 from herd_mcp.fleet.sleep import LOOK_S, SleepWatch
 from herd_mcp.fleet.strangers import Stranger, Strangers
+from herd_mcp.fleet.telling import GAP_S, Telling
 from herd_mcp.fleet.trusted import Trusted
-from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.jobs import HerdError
 from herd_mcp.orders import PeerApi
 from herd_mcp.settings import Settings
 from herd_mcp.state import NodeState
@@ -36,14 +38,8 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 """Between two exchanges of two nodes when nothing changes, whoever begins them."""
-TELL_S = 0.05
-"""A change waits this long for others that come with it."""
-GAP_S, GAP_PER_NODE_S = 0.1, 0.01
-"""Between two tellings of changes: at least this, and so much for each other node."""
 CONTACT_S = 8.0
 """Limit of one exchange; the way there has a shorter one, which tells more."""
-FRESH_S = 1.0
-"""How old this node's state may be in an answer while nothing says that it changed."""
 RETURNS_S = 1.0
 """At the earliest after a failed call, a node that is heard of is called again at once."""
 REACH_S = 30.0
@@ -85,22 +81,23 @@ class Fleet:
         self._links = Links(peer, self._keep, self._member)
         self._seekers: list[Seeker] = []
         self._bonjour: Bonjour | None = None
-        self._remembered: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._statuses: dict[str, Status] = {}
-        self._shed: frozenset[str] = frozenset()
-        self._addresses: tuple[str, ...] = ()
         self._own_addresses: Callable[[], tuple[str, ...]] = tuple
-        self._unkept = False
-        self._parting: dict[str, str] = {}
-        self._dirty = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._told_at = float("-inf")
         self._sleep = SleepWatch(steady)
-        self._reporter = Reporter(local_state, int(time.time() * 1000) if incarnation is None else incarnation)
-        self._read_at = self._loop.time()
-        self.node_id = self._reporter.state.node_id
-        self.name = self._reporter.state.name
+        reporter = Reporter(local_state, int(time.time() * 1000) if incarnation is None else incarnation)
+        self.node_id = reporter.state.node_id
+        self.name = reporter.state.name
+        self._door = Door(
+            self.node_id,
+            trust,
+            self._members,
+            self._links,
+            self._strangers,
+            on_shed=self._look_around,
+            on_revoked=self.changed,
+        )
+        self._telling = Telling(reporter, self._links, trust, self._door.shed)
 
     # ── what others ask ──
 
@@ -123,14 +120,12 @@ class Fleet:
 
     def state(self) -> NodeState:
         """This node's state, read and stamped now."""
-        self._refresh()
-        return self._reporter.state
+        return self._telling.state()
 
     def changed(self) -> None:
         """Something changed here, or may have: what matters of it is told within 0.1 s, in a large herd that changes
         all the time within 0.5 s."""
-        self._dirty = True
-        self._tell_soon()
+        self._telling.changed()
 
     def ask(self, node_id: str) -> None:
         """Call a node now, since there is doubt whether it is there."""
@@ -147,10 +142,9 @@ class Fleet:
             link.alarm.hurry(max(now, link.tried_at + RETURNS_S))
         else:  # the answer tells it as well as a call
             link.alarm.set(min(now + self._beat_s(), max(now, link.tried_at + REACH_S)))
-        if self._dirty or now - self._read_at > FRESH_S:
-            self._refresh()
-        link.told = self._reporter.state.revision
-        return self._state_for(link)
+        answer = self._telling.state_for(link)
+        link.told = answer.revision
+        return answer
 
     def found(self, found: Found) -> None:
         """Somebody was announced on the network."""
@@ -185,21 +179,20 @@ class Fleet:
     async def start(self, own_addresses: Callable[[], tuple[str, ...]]) -> None:
         """Begin to tell and to listen for others. `own_addresses`: `host:port` where others reach this node now."""
         self._own_addresses = own_addresses
-        self._addresses = merged(own_addresses())
-        self._refresh()
+        self._telling.addresses = merged(own_addresses())
+        self._telling.state()
         self._meet_known()
         self._tasks = [asyncio.create_task(self._tick(), name="fleet")]
         if self._identify:
             for address in dict.fromkeys(self.settings.peers[:MOST_GIVEN]):
                 if parts_of(address) is None:
                     self._turned_away(address, "it is not `host:port`: correct the setting `peers`")
-                if parts_of(address) is None or address in self._addresses:  # a list for all Macs names this one too
-                    continue
-                seeker = Seeker(
-                    address, self._identify, reached=self._reached, met=self._met, refused=self._turned_away
-                )
-                self._seekers.append(seeker)
-                self._tasks.append(asyncio.create_task(seeker.run(), name=f"peer {address}"))
+                elif address not in self._telling.addresses:  # a list for all Macs names this one too
+                    seeker = Seeker(
+                        address, self._identify, reached=self._reached, met=self._met, refused=self._turned_away
+                    )
+                    self._seekers.append(seeker)
+                    self._tasks.append(asyncio.create_task(seeker.run(), name=f"peer {address}"))
         if self.settings.bonjour:
             from herd_mcp.fleet.discovery import Bonjour
 
@@ -208,133 +201,31 @@ class Fleet:
 
     async def close(self, reason: str = "it was stopped") -> None:
         """Tell the others that this node goes, and why; end."""
-        if self._timer:
-            self._timer.cancel()
-        self._parting = {"status": "offline", "reason": reason}
-        self._refresh()
+        self._telling.part(reason)
+        words = [(link, self._telling.state_for(link)) for link in self._links]
         tasks = [*self._tasks, *(link.task for link in self._links if link.task)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PARTING_S):
-                last = (link.peer.exchange(self._state_for(link)) for link in self._links if not link.failures)
+                last = (link.peer.exchange(state) for link, state in words if not link.failures)
                 await asyncio.gather(*last, return_exceptions=True)
         if self._bonjour:
             await self._bonjour.close()
-
-    # ── this node's state ──
-
-    def _refresh(self) -> None:
-        self._dirty, self._read_at = False, self._loop.time()
-        self._drop_revoked()
-        if self._reporter.look(addresses=self._addresses, **self._parting):
-            self._tell_soon()
-
-    def _state_for(self, link: Link) -> NodeState:
-        """This node's state, with some of those of whom the other may not know that they are shut out."""
-        return self._reporter.state.model_copy(update={"revoked": link.owed(self._trust.revoked)})
-
-    def _owes(self, link: Link) -> bool:
-        """Whether something that matters has not been told to the other."""
-        return link.told < self._reporter.matter.revision or bool(link.owed(self._trust.revoked))
-
-    def _tell_soon(self) -> None:
-        if self._timer is None:
-            gap_s = max(GAP_S, GAP_PER_NODE_S * len(self._links))
-            at = max(self._loop.time() + TELL_S, self._told_at + gap_s)
-            self._timer = self._loop.call_at(at, self._tell)
-
-    def _tell(self) -> None:
-        self._told_at = now = self._loop.time()
-        try:
-            if self._dirty:
-                self._refresh()
-        finally:  # not sooner: what the look found is told here
-            self._timer = None
-        for link in self._links:
-            if not link.failures and self._owes(link):
-                link.alarm.hurry(now)
-
-    def _beat_s(self) -> float:
-        return BEAT_S * self._chance.uniform(0.8, 1.0)
 
     # ── the others ──
 
     def _take(self, caller_id: str, state: NodeState) -> None:
         """Believe what a node tells of itself. Raises HerdError where it is not let in."""
-        now = self._loop.time()
-        problem = ""
-        if caller_id == self.node_id:
-            problem = "it says that it is this very node: a home was copied; remove trust/node_id on one of the two"
-        elif state.node_id != caller_id:
-            problem = f"it told the state of another node, {state.node_id}"
-        elif caller_id in self._trust.revoked:
-            problem = "it was removed from this herd"
-        else:
-            problem = wire_problem(state.wire)
-        if problem:
-            raise self._refusal(caller_id, problem)
-        self._take_revoked(state)
-        if caller_id in self._trust.revoked:
-            raise self._refusal(caller_id, "it left this herd")
-        report = self._members.report(state, now)
-        if report == "full":
-            raise self._refusal(caller_id, f"this herd has {MOST_NODES} nodes, and more do not work together yet")
-        if report == "double":
-            raise self._refusal(caller_id, "two say that they are this node, and the one that started later counts")
-        link = self._links.to(caller_id)
-        link.heard(state)
+        link, new = self._door.take(caller_id, state)
         if link.told_of(state.addresses, sure=True) and link.failures:
             self.ask(caller_id)
-        if report == "new":
-            self._remember(state)
+        if new:
             self._look_around(always=True)
 
-    def _take_revoked(self, state: NodeState) -> None:
-        """Shut out whom another member shut out, and pass it on."""
-        if set(state.revoked) <= self._trust.revoked:
-            return
-        with self._without_disk():
-            if not self._trust.revoke(state.revoked):
-                return
-            if self.node_id in state.revoked:
-                self._turned_away(self.node_id, f"{state.name} says that this Mac was taken out of the herd")
-            self._drop_revoked()
-            self.changed()
-
-    def _remember(self, state: NodeState) -> None:
-        what = state.name, merged(state.addresses)
-        if what[1] and self._remembered.get(state.node_id) != what:
-            self._remembered[state.node_id] = what
-            with self._without_disk():
-                self._trust.remember(state.node_id, *what)
-
-    @contextlib.contextmanager
-    def _without_disk(self) -> Iterator[None]:
-        """A disk that takes nothing must not end what the nodes tell each other."""
-        try:
-            yield
-        except HerdError as error:
-            if not self._unkept:
-                log.warning("what was told of the herd is not kept: %s", error)
-            self._unkept = True
-
-    def _refusal(self, node_id: str, problem: str) -> HerdError:
-        self._strangers.add(node_id, problem, self._loop.time())
-        code = ErrorCode.UNAUTHORIZED if node_id in self._trust.revoked else ErrorCode.FORBIDDEN
-        return HerdError(code, f"Not let in: {problem}.")
-
-    def _drop_revoked(self) -> None:
-        gone = self._trust.revoked - self._shed
-        if not gone:
-            return
-        self._shed |= gone
-        self._members.drop(gone)
-        self._links.drop(gone)
-        for node_id in gone:
-            self._remembered.pop(node_id, None)
-        self._look_around()
+    def _beat_s(self) -> float:
+        return BEAT_S * self._chance.uniform(0.8, 1.0)
 
     def _meet_known(self) -> None:
         for node_id, met in list(self._trust.known.items()):
@@ -353,8 +244,8 @@ class Fleet:
             problem = await self._exchange(link)
             if not problem:
                 link.alarm.set(self._loop.time() + self._beat_s())
-                if self._owes(link):
-                    self._tell_soon()
+                if self._telling.owes(link):
+                    self._telling.soon()
                 continue
             self._members.failed(link.node_id, problem)
             self._look_around()
@@ -372,9 +263,7 @@ class Fleet:
             return "its address is not known"
         link.tried_at = self._loop.time()
         try:
-            if self._dirty or link.tried_at - self._read_at > FRESH_S:
-                self._refresh()
-            state = self._state_for(link)
+            state = self._telling.state_for(link)
             async with asyncio.timeout(CONTACT_S):
                 answer = await link.peer.exchange(state)
             self._take(link.node_id, answer)
@@ -417,8 +306,8 @@ class Fleet:
 
     def _find_own_addresses(self) -> None:
         now = merged(self._own_addresses())
-        if now != self._addresses:
-            self._addresses = now
+        if now != self._telling.addresses:
+            self._telling.addresses = now
             self.changed()
             if self._bonjour:
                 self._bonjour.stale = True
@@ -442,9 +331,9 @@ class Fleet:
         from herd_mcp.fleet.discovery import Announced
 
         others = self._members.views.keys() | (self._trust.known.keys() - {self.node_id})
-        if not self._addresses or not (others or self.inviting):
+        if not self._telling.addresses or not (others or self.inviting):
             return None
-        return Announced(self.node_id, self._trust.herd_id[:HERD_DIGITS], self._addresses)
+        return Announced(self.node_id, self._trust.herd_id[:HERD_DIGITS], self._telling.addresses)
 
     def _reached(self, node_id: str) -> bool:
         link = self._links.get(node_id)
