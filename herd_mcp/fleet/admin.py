@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -57,12 +58,14 @@ class HerdAdmin:
         self._lock = asyncio.Lock()
 
     async def keep(self) -> None:
-        """Renew this node's certificate in time, for ever."""
+        """Renew this node's certificate in time, and write what the disk did not take before, for ever."""
         while True:
             try:
                 self.trust.renew_when_due()
             except HerdError as error:
                 log.error("the certificate of this node is not renewed: %s", error)
+            with contextlib.suppress(HerdError):  # it was told when it failed first
+                await self.trust.saved()
             await asyncio.sleep(RENEW_EVERY_S)
 
     async def close(self) -> None:
@@ -164,7 +167,7 @@ class HerdAdmin:
 
     async def take_out(self, name: str) -> Left:
         """Shut a member out for good, by its name or id. Raises HerdError: invalid_request when that means none or
-        several, or the list of those is full; disk."""
+        several, or the list of those is full; disk where it is shut out, but will not be after a restart."""
         async with self._lock:
             left = self._told()
             node_id = self._member(name)
@@ -175,6 +178,7 @@ class HerdAdmin:
                     f"{len(self.trust.revoked)} Macs were taken out of this herd; there is no room for more.",
                     "`herd-mcp leave --rotate` makes a new herd.",
                 )
+            await self.trust.saved()  # also what an earlier try could not write
             log.warning("%s (%s) was taken out of the herd", shown, node_id)
             return left.model_copy(update={"revoked": shown})
 

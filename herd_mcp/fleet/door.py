@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from herd_mcp.fleet.link import Link
 from herd_mcp.fleet.links import Links
@@ -15,8 +13,6 @@ from herd_mcp.fleet.strangers import Strangers
 from herd_mcp.fleet.trusted import Trusted
 from herd_mcp.jobs import ErrorCode, HerdError
 from herd_mcp.state import NodeState
-
-log = logging.getLogger(__name__)
 
 
 class Door:
@@ -43,7 +39,6 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self._remembered: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._shed: frozenset[str] = frozenset()
-        self._unkept = False
 
     def take(self, caller_id: str, state: NodeState) -> tuple[Link, bool]:
         """Believe what a node tells of itself. The way to it, and whether what it told is new. Raises HerdError where
@@ -89,31 +84,19 @@ class Door:
         """Shut out whom another member shut out, and pass it on."""
         if set(state.revoked) <= self._trust.revoked:
             return
-        with self._without_disk():
-            if not self._trust.revoke(state.revoked):
-                return
-            if self._node_id in state.revoked:
-                reason = f"{state.name} says that this Mac was taken out of the herd"
-                self._strangers.add(self._node_id, reason, self._loop.time())
-            self.shed()
-            self._on_revoked()
+        if not self._trust.revoke(state.revoked):
+            return
+        if self._node_id in state.revoked:
+            reason = f"{state.name} says that this Mac was taken out of the herd"
+            self._strangers.add(self._node_id, reason, self._loop.time())
+        self.shed()
+        self._on_revoked()
 
     def _remember(self, state: NodeState) -> None:
         what = state.name, merged(state.addresses)
         if what[1] and self._remembered.get(state.node_id) != what:
             self._remembered[state.node_id] = what
-            with self._without_disk():
-                self._trust.remember(state.node_id, *what)
-
-    @contextlib.contextmanager
-    def _without_disk(self) -> Iterator[None]:
-        """A disk that takes nothing must not end what the nodes tell each other."""
-        try:
-            yield
-        except HerdError as error:
-            if not self._unkept:
-                log.warning("what was told of the herd is not kept: %s", error)
-            self._unkept = True
+            self._trust.remember(state.node_id, *what)
 
     def _refusal(self, node_id: str, problem: str) -> HerdError:
         self._strangers.add(node_id, problem, self._loop.time())

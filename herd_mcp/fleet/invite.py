@@ -240,7 +240,4 @@ class Invite:
     def _joined(self, ask: Ask, confirmed: Confirmed) -> None:
         self._state = "joined"
         log.info("%s (%s) joined the herd", ask.name, ask.node_id)
-        try:
-            self._trust.remember(ask.node_id, ask.name, confirmed.addresses)
-        except HerdError as error:  # it is a member all the same, and will tell where it is
-            log.warning("%s", error)
+        self._trust.remember(ask.node_id, ask.name, confirmed.addresses)

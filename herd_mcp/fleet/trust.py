@@ -24,7 +24,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from herd_mcp.fleet.grant import MAX_MEMBERS, MEMBERS, PREFIX_KEY_BYTES, Grant, Known, Secrets
-from herd_mcp.fleet.private_files import sync_folder, write_private
+from herd_mcp.fleet.private_files import PrivateFolder, write_private
 from herd_mcp.jobs import NODE_ID, ErrorCode, HerdError
 from herd_mcp.state import MAX_REVOKED
 
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 RENEW_PART = 1 / 3
 """A certificate is made anew when less than this part of its time is left."""
 DOMAIN = "herd.internal"
+HERD_FILE, MEMBERS_FILE = "herd.json", "members.json"
 Side = Literal["server", "client", "asking"]
 _SAN = re.compile(rf"({NODE_ID})\.{re.escape(DOMAIN)}")
 
@@ -48,7 +49,8 @@ def _moment(text: str) -> float:
 
 
 class Trust:
-    """The herd of this node, or none. Open with `Trust.open`. One loop's; writes are small and rare."""
+    """The herd of this node, or none. Open with `Trust.open`. One loop's, which waits for the
+    disk only where a herd begins or ends."""
 
     def __init__(self, folder: Path, node_id: str, now: Callable[[], float]) -> None:
         self.folder = folder
@@ -60,6 +62,7 @@ class Trust:
         self.on_revoked: Callable[[frozenset[str]], None] = lambda ids: None
         """Told of ids that are new among them: their connections are to be closed."""
         self._now = now
+        self._files = PrivateFolder(folder)
         self._secrets: Secrets | None = None
         self._issuer: Any = None
         self._certificate = ""
@@ -80,7 +83,7 @@ class Trust:
                 folder.chmod(0o700)
                 trust._herd_file.chmod(0o600)
             except (ValidationError, HerdError) as error:
-                aside = trust._herd_file.replace(folder / "herd.json.damaged")
+                aside = trust._herd_file.replace(folder / f"{HERD_FILE}.damaged")
                 why = str(error) if isinstance(error, HerdError) else f"{error.error_count()} fields are wrong"
                 log.error("the herd in %s cannot be used (%s); this Mac has none now: join again", aside, why)
         if trust.has_herd:
@@ -138,11 +141,8 @@ class Trust:
 
     def forget(self) -> None:
         """Leave: the secrets and who was met are gone from memory and disk. Raises HerdError(disk)."""
-        with self._disk():
-            self._herd_file.unlink(missing_ok=True)  # first: it is what makes a herd
-            for path in (self._members_file, *self.folder.glob(".*.draft"), *self.folder.glob("herd.json.*")):
-                path.unlink(missing_ok=True)
-            sync_folder(self.folder)
+        # The first is what makes a herd.
+        self._files.remove(HERD_FILE, MEMBERS_FILE, ".*.draft", f"{HERD_FILE}.*")
         self._clear()
 
     # ── TLS ──
@@ -199,15 +199,16 @@ class Trust:
     # ── the others ──
 
     def revoke(self, node_ids: Iterable[str]) -> bool:
-        """Shut nodes out for good. Whether one is new; at most MAX_REVOKED are kept. Raises HerdError(disk)."""
+        """Shut nodes out for good. Whether one is new; at most MAX_REVOKED are kept. They are on the disk after
+        `saved`."""
         herd = self._herd()
         new = sorted({one for one in node_ids if re.fullmatch(NODE_ID, one)} - self.revoked)
         new = new[: MAX_REVOKED - len(self.revoked)]
         if not new:
             return False
         changed = herd.model_copy(update={"revoked": tuple(sorted(self.revoked | set(new)))})
-        self._write(self._herd_file, changed.model_dump_json())
         self._secrets, self.revoked = changed, frozenset(changed.revoked)
+        self._files.put(HERD_FILE, changed.model_dump_json())
         for node_id in new:
             self.drop(node_id)
         self.on_revoked(frozenset(new))
@@ -231,15 +232,19 @@ class Trust:
         if node_id in self.known:
             self._keep({one: known for one, known in self.known.items() if one != node_id})
 
+    async def saved(self) -> None:
+        """All that is known of the herd is on the disk. Raises HerdError(disk)."""
+        await self._files.saved()
+
     # ── within ──
 
     @property
     def _herd_file(self) -> Path:
-        return self.folder / "herd.json"
+        return self.folder / HERD_FILE
 
     @property
     def _members_file(self) -> Path:
-        return self.folder / "members.json"
+        return self.folder / MEMBERS_FILE
 
     def _herd(self) -> Secrets:
         if self._secrets is None:
@@ -253,10 +258,10 @@ class Trust:
     def _begin(self, made: Secrets) -> None:
         self._take(made)
         try:
-            with self._disk():
+            with self._files.disk():
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self.folder.chmod(0o700)
-            self._write(self._herd_file, made.model_dump_json())
+            self._files.write(HERD_FILE, made.model_dump_json())
         except BaseException:
             with contextlib.suppress(HerdError):
                 self.forget()
@@ -306,7 +311,7 @@ class Trust:
         """OpenSSL reads keys from files only."""
         path = self.folder / f".certificate.{secrets.token_hex(4)}"
         try:
-            with self._disk():
+            with self._files.disk():
                 write_private(path, pem)
             context.load_cert_chain(path)
         finally:
@@ -318,26 +323,7 @@ class Trust:
     def _keep(self, known: Mapping[str, Known]) -> None:
         self.known = known
         told = {node_id: one.model_dump(mode="json") for node_id, one in known.items()}
-        self._write(self._members_file, json.dumps(told))
-
-    def _write(self, path: Path, text: str) -> None:
-        """Whole or not at all, for this user only."""
-        draft = path.with_name(f".{path.name}.draft")
-        with self._disk():
-            write_private(draft, text)
-            draft.replace(path)
-            sync_folder(self.folder)
-
-    @contextlib.contextmanager
-    def _disk(self) -> Any:
-        try:
-            yield
-        except OSError as error:
-            raise HerdError(
-                ErrorCode.DISK,
-                f"{self.folder} cannot be written: {error.strerror}.",
-                "Make room, or mend its permissions, and try again.",
-            ) from error
+        self._files.put(MEMBERS_FILE, json.dumps(told))
 
 
 def _unauthorized(message: str, hint: str = "") -> HerdError:

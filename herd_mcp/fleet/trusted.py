@@ -14,7 +14,7 @@ class Met(Protocol):
 
 
 class Trusted(Protocol):
-    """Kept over restarts. Raises HerdError(disk) where it cannot be."""
+    """Kept over restarts, where the disk takes it."""
 
     @property
     def herd_id(self) -> str: ...

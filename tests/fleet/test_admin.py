@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -154,6 +154,69 @@ async def test_a_member_is_taken_out_by_name_or_id_and_does_not_come_back(tmp_pa
         assert "trust/node_id" in str(await refusal(other.admin.join((await one.admin.invite()).code)))
         other.trust.node_id = C  # what the hint leads to
         await other.admin.join((await one.admin.invite()).code)
+
+
+@contextlib.contextmanager
+def busy_disk(mac: Mac) -> Iterator[None]:
+    """What is written under trust/ waits meanwhile."""
+    with mac.trust._files._lock:
+        yield
+
+
+async def test_nobody_waits_for_the_disk_but_who_takes_a_member_out(tmp_path: Path) -> None:
+    async with macs(tmp_path) as (one, _):
+        await one.admin.invite()
+        one.trust.remember(B, "beta", [])
+        await one.trust.saved()
+        with busy_disk(one):
+            taking = asyncio.create_task(one.admin.take_out("beta"))
+            await until(lambda: one.trust.revoked == {B}, "it is shut out at once")
+            for number in range(100):
+                one.trust.remember(f"{number:010x}", "one", ["h:1"])
+            await asyncio.sleep(0)
+            assert not taking.done(), "it is told as done when it is on the disk"
+            assert not Trust.open(one.trust.folder, A).revoked
+        assert (await taking).revoked == "beta"
+        again = Trust.open(one.trust.folder, A)
+        assert again.revoked == {B}
+        await one.trust.saved()
+        assert Trust.open(one.trust.folder, A).known == one.trust.known
+
+
+async def test_a_member_is_not_told_as_taken_out_until_the_disk_has_it(tmp_path: Path) -> None:
+    async with macs(tmp_path) as (one, _):
+        await one.admin.invite()
+        one.trust.remember(B, "beta", [])
+        await one.trust.saved()
+        away = one.trust.folder.rename(tmp_path / "elsewhere")
+        for _ in range(2):
+            assert (await refusal(one.admin.take_out(B))).info.code == ErrorCode.DISK
+            assert one.trust.revoked == {B}
+        away.rename(one.trust.folder)
+        await one.admin.take_out(B)
+        assert Trust.open(one.trust.folder, A).revoked == {B}
+
+
+async def test_nothing_is_written_any_more_by_who_has_left(tmp_path: Path) -> None:
+    async with macs(tmp_path) as (one, _):
+        await one.admin.invite()
+        with busy_disk(one):
+            one.trust.remember(B, "beta", [])
+            one.trust.revoke([C])
+            leaving = asyncio.get_running_loop().run_in_executor(None, one.trust.forget)
+            await asyncio.wait({leaving}, timeout=0.2)  # it waits for what is being written, which ends like this
+            (one.trust.folder / "herd.json").write_text("{}")
+        await leaving
+        await one.trust.saved()
+        assert list(one.trust.folder.iterdir()) == []
+        one.trust.make_herd()
+        away = one.trust.folder.rename(tmp_path / "elsewhere")
+        one.trust.remember(B, "beta", [])
+        await refusal(one.trust.saved())
+        away.rename(one.trust.folder)
+        one.trust.forget()
+        await one.trust.saved()
+        assert list(one.trust.folder.iterdir()) == []
 
 
 async def test_names_that_mean_nobody_or_several_are_refused(tmp_path: Path) -> None:

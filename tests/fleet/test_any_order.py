@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from benchmarks.parts.mesh import Mac, MemoryTrust, Net, node_id, state_of, statuses, virtually
 from herd_mcp.fleet.fleet import CONTACT_S
 from herd_mcp.fleet.membership import LONGEST_BACKOFF_S
-from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.fleet.trust import Trust
+from herd_mcp.jobs import HerdError
 from herd_mcp.settings import load_settings
+from tests.fleet.herds import member
 
 COUNT = 4
 WAIT_S = LONGEST_BACKOFF_S + CONTACT_S + 6
@@ -114,22 +118,25 @@ def test_in_any_order_nobody_is_seen_as_older_and_all_is_well_soon_after(
     virtually(main())
 
 
-def test_a_disk_that_takes_nothing_does_not_part_the_herd(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_disk_that_takes_nothing_does_not_part_the_herd(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*args: object) -> bool:
-        raise HerdError(ErrorCode.DISK, "The disk is full.")
-
-    async def main() -> None:
-        net = Net()
-        one = await net.mac(1)
-        monkeypatch.setattr(one.trust, "remember", full)
-        monkeypatch.setattr(one.trust, "revoke", full)
-        for revision in range(20):
-            one.fleet.heard(node_id(2), state_of(2, revision=revision, addresses=("a:1",), revoked=(node_id(9),)))
-        assert statuses(one) == {node_id(2): "online"}
-
-    virtually(main())
+    trust = member(tmp_path, node_id(1))
+    trust.folder.rename(tmp_path / "elsewhere")
+    one = await Net().mac(1, trust=cast(MemoryTrust, trust))
+    gone = [node_id(9 + revision) for revision in range(20)]
+    for revision in range(20):
+        told = {"addresses": (f"a:{revision + 1}",), "revoked": tuple(gone[: revision + 1])}
+        one.fleet.heard(node_id(2), state_of(2, revision=revision, **told))
+        with pytest.raises(HerdError, match="cannot be written"):
+            await trust.saved()
+    assert statuses(one) == {node_id(2): "online"}
+    assert trust.revoked == set(gone)
+    (tmp_path / "elsewhere").rename(trust.folder)
+    await trust.saved()
+    again = Trust.open(trust.folder, node_id(1))
+    assert (again.revoked, again.known) == (trust.revoked, trust.known)
+    await Net().kill(one)
     assert len([record for record in caplog.records if "not kept" in record.message]) == 1
 
 

@@ -54,6 +54,8 @@ class SimTrust:
 
     def renew_when_due(self) -> None: ...
 
+    async def saved(self) -> None: ...
+
     def revoke(self, ids: object) -> bool:
         return False
 
