@@ -15,6 +15,7 @@ WIRE_MAJOR, WIRE_MINOR = 1, 0
 """What nodes say to each other. Nodes of another major version do not work together; a newer minor one adds fields and
 events, which older ones ignore."""
 MAX_MODELS_TOLD = 64
+MAX_ESTIMATES_TOLD = 64
 MAX_PREFIXES_TOLD = 64
 MAX_REVOKED = 256
 MAX_REVOKED_TOLD = 16
@@ -278,7 +279,7 @@ class NodeState(Told):
     """None where the system does not tell."""
     memory: MemoryState
     engines: Annotated[tuple[EngineState, ...], Field(max_length=64)] = ()
-    estimates: Annotated[tuple[Estimate, ...], Field(max_length=64)] = ()
+    estimates: Annotated[tuple[Estimate, ...], Field(max_length=MAX_ESTIMATES_TOLD)] = ()
     models: Annotated[tuple[ModelState, ...], Field(max_length=MAX_MODELS_TOLD)] = ()
     work: Work = Work()
     queued: Count = 0

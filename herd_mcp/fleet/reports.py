@@ -20,11 +20,12 @@ def rounded(state: NodeState) -> NodeState:
     """The state as it is told to others: figures no finer than anybody needs, so that equal states stay equal; nothing
     that means something on this Mac alone."""
     memory = state.memory
+    here = {model.name for model in state.models}
     return state.model_copy(
         update={
             "memory": memory.model_copy(update={"available_bytes": _coarse(memory.available_bytes, 64 * MIB)}),
             "engines": tuple(_engine(engine) for engine in state.engines),
-            "estimates": tuple(_estimate(estimate) for estimate in state.estimates),
+            "estimates": tuple(_estimate(one) for one in state.estimates if one.model in here),
             "models": tuple(_model(model) for model in state.models),
             "work": state.work.model_copy(
                 update={name: round(value, 1) for name, value in state.work.__dict__.items()},

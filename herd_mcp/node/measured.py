@@ -15,7 +15,7 @@ from herd_mcp.node.memory import Needs
 from herd_mcp.node.shapes import SMALL_BYTES, Factors, factor_at, shape_of, with_factor
 from herd_mcp.pipe import CacheShape
 from herd_mcp.settings import MIB
-from herd_mcp.state import Estimate
+from herd_mcp.state import MAX_ESTIMATES_TOLD, Estimate
 
 RAISE, MOST, LEAST = 1.5, 4.0, 0.25
 """By how much a death raises a factor, and its bounds."""
@@ -113,7 +113,8 @@ class Measurements:
             self.known[model, quantize] = replace(known, factors=factors)
 
     def estimates(self) -> tuple[Estimate, ...]:
-        """For whoever asks the node, those that say something."""
+        """For whoever asks the node, the newest that are told."""
+        newest = sorted(self.known.items(), key=lambda item: item[1].measured_at)[-MAX_ESTIMATES_TOLD:]
         return tuple(
             Estimate(
                 model=model,
@@ -123,7 +124,7 @@ class Measurements:
                 held_bytes=known.held_bytes,
                 measured_at=known.measured_at,
             )
-            for (model, quantize), known in sorted(self.known.items(), key=lambda item: (item[0][0], item[0][1] or 0))
+            for (model, quantize), known in sorted(newest, key=lambda item: (item[0][0], item[0][1] or 0))
         )
 
     def _put(self, model: str, quantize: int | None, before: Known, after: Known, now: float) -> Known | None:

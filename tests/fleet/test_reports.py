@@ -16,6 +16,7 @@ from herd_mcp.fleet.reports import LONGEST_BYTES, Reporter, bounded, matters, ro
 from herd_mcp.jobs import Kind
 from herd_mcp.state import (
     MAX_ADDRESSES,
+    MAX_ESTIMATES_TOLD,
     MAX_PREFIXES_TOLD,
     MAX_REVOKED_TOLD,
     ChatRates,
@@ -184,6 +185,9 @@ def fullest() -> NodeState:
             measured_at=1_790_000_000 + some(0, 10**7),
         )
 
+    def gone(n: int) -> ModelState:
+        return models[n % 20].model_copy(update={"name": f"{models[n % 20].name}-{chance.randrange(1000)}"})
+
     hosts = [f"192.168.{chance.randrange(256)}.{chance.randrange(256)}" for _ in range(MAX_ADDRESSES // 2)]
     hosts += [f"[{ipaddress.IPv6Address(chance.getrandbits(128))}]" for _ in hosts]
     models = tuple(told(one) for one in full().models)
@@ -194,7 +198,10 @@ def fullest() -> NodeState:
         paused="its owner said so, until 17:30",
         models=models,
         engines=tuple(engine_of(one) for one in models),
-        estimates=tuple(estimate_of(one) for one in models),
+        estimates=(
+            *(estimate_of(one) for one in models),
+            *(estimate_of(gone(n)) for n in range(MAX_ESTIMATES_TOLD - len(models))),
+        ),
         memory=BASE.memory.model_copy(update={"pressure": "moderate", "begun_px": 1024**2, "begun_tokens": 8192}),
         work=Work(image_s=123.4, chat_s=1234.5, load_s=12.3),
         queued=13,

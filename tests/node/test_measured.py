@@ -14,7 +14,7 @@ from herd_mcp.node.needs import needs_of
 from herd_mcp.node.shapes import LARGEST
 from herd_mcp.pipe import CacheShape, ChatFacts, ImageFacts, Peak, Ready
 from herd_mcp.settings import GIB, MIB, load_settings
-from herd_mcp.state import ModelInfo
+from herd_mcp.state import MAX_ESTIMATES_TOLD, ModelInfo
 from tests.node.test_memory import QWEN3_8B
 
 SHAPE = CacheShape(token_bytes=1000)
@@ -124,6 +124,13 @@ async def test_what_was_measured_survives_a_restart(tmp_path: Path) -> None:
     assert measured.get("m", None) == known
     told = [(each.quantize, each.factor, each.by_work_mib) for each in measured.estimates()]
     assert told == [(None, 1.7, {256: 0.9, 8192: 1.7}), (8, 1.2, {8192: 1.2})]
+
+
+def test_of_all_that_was_ever_measured_the_newest_fits_into_a_nodes_state() -> None:
+    measured = Measurements()
+    measured.load((f"m{n}", None, Known(factors=((33, 1.2),), measured_at=n)) for n in range(2 * MAX_ESTIMATES_TOLD))
+    told = {estimate.measured_at for estimate in measured.estimates()}
+    assert told == set(range(MAX_ESTIMATES_TOLD, 2 * MAX_ESTIMATES_TOLD))
 
 
 async def test_a_node_starts_with_what_was_measured_and_plans_with_it(herd_home: Path) -> None:
