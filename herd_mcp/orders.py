@@ -79,6 +79,8 @@ class Line(Told):
     seq: int = 0
     """Rises by one with each event of the attempt."""
     event: JobEvent | Returned | None = None
+    size: int = Field(0, exclude=True)
+    """Bytes that were read for it; whoever reads them says so, not the other side."""
 
 
 class Runner(Protocol):

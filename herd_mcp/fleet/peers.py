@@ -316,14 +316,16 @@ class HttpPeer:
         """The lines of a stream to the event that ends it. Raises node_lost where that does not come."""
         loop = asyncio.get_running_loop()
         async with self._asked("GET", path, ASK_S, self._silence_s) as response:
-            rest, heard_at = bytearray(), loop.time()
+            rest, heard_at, size = bytearray(), loop.time(), 0
             async with contextlib.aclosing(self._parts(response)) as parts:
                 while (part := await self._before(heard_at + self._silence_s, anext(parts, None))) is not None:
+                    size += len(part)
                     with self._understood():
                         raws = [raw for raw in wire.split_lines(rest, part) if raw]
                     for raw in raws:
                         with self._understood():
-                            line = wire.unpack_line(raw)
+                            line = wire.unpack_line(raw).model_copy(update={"size": size})
+                        size = 0
                         if line.event is not None and line.event.type in ENDS:
                             await self._drain(parts)
                             yield line

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
+from herd_mcp.fleet.allowance import Allowance
 from herd_mcp.jobs import (
     Cancelled,
     Completed,
@@ -30,6 +31,8 @@ RETRY_S = 0.25
 """Between two tries to reach a node again, the first time; it doubles up to RETRY_MOST_S."""
 RETRY_MOST_S = 2.0
 FETCH_TRIES = 8
+MOST_GARBLED = 3
+"""Connections of one attempt on which the node says what is not understood."""
 
 
 class RemoteRunner:
@@ -83,8 +86,10 @@ class RemoteRunner:
     async def _follow(self, order: Order, listener: Callable[[JobEvent], None]) -> Ending:
         seq, key = 0, (order.job.id, order.attempt)
         loop = asyncio.get_running_loop()
-        heard, heard_at, wait_s, failures = False, loop.time(), RETRY_S, 0
+        heard, heard_at, wait_s, failures, garbled = False, loop.time(), RETRY_S, 0, 0
         until = loop.time() + self._limit_s
+        assert order.job.request is not None
+        allowance = Allowance(order.job.request, self._limit_s)
         while True:
             try:
                 async with contextlib.aclosing(self.api.follow(*key, seq)) as lines:
@@ -92,6 +97,8 @@ class RemoteRunner:
                         heard, heard_at, wait_s, failures = True, loop.time(), RETRY_S, 0
                         if heard_at > until:
                             return Failed(error=lost(self.name, f"no end came within {self._limit_s:.0f} s").info)
+                        if not allowance.allows(line):
+                            return Failed(error=lost(self.name, "it told more than the job can have").info)
                         if line.attempt != order.attempt or line.seq <= seq:
                             continue
                         seq = line.seq
@@ -113,10 +120,12 @@ class RemoteRunner:
                     return Returned(reason=f"{self.name} is in no herd with this Mac any more")
                 away_s = loop.time() - heard_at
                 failures += 1
+                garbled += error.info.details.get("reason") == "garbage"
                 # It is asked once more in any case: it may be this node that stood still. Who was never heard of may be
                 # somewhere else by now; of one that was, and is not there any more, there is nothing to wait for.
                 ended = heard and error.info.details.get("reason") == GONE
-                if _refused(error) or (failures > 1 and (ended or away_s + wait_s > self._lease_s)):
+                given_up = _refused(error) or garbled >= MOST_GARBLED
+                if given_up or (failures > 1 and (ended or away_s + wait_s > self._lease_s)):
                     return Failed(error=self._lost(error))
                 log.info("job %s: node %s is not reached, for %.1f s now: %s", key[0], self.name, away_s, error)
             await asyncio.sleep(wait_s)

@@ -11,8 +11,10 @@ import pytest
 from herd_mcp.fleet import peers as peers_room
 from herd_mcp.fleet import wire
 from herd_mcp.fleet.peers import HttpPeer, Peers
-from herd_mcp.jobs import ErrorCode, HerdError
+from herd_mcp.fleet.remote import RemoteRunner
+from herd_mcp.jobs import ChatRequest, Delta, ErrorCode, Failed, HerdError, Message, Progress
 from herd_mcp.orders import Line
+from tests.conftest import until
 
 from .certificates import Authority
 from .scripted import ALPHA, BETA, IMAGE_ID, LEASE_S, LIMIT_S, SHA256, job_id_of, order_of, state_of
@@ -29,6 +31,8 @@ class Liar:
     def __init__(self) -> None:
         self.say: Say = nothing
         self.sent = 0
+        self.talks = 0
+        """Connections on which it still says something."""
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -40,7 +44,11 @@ class Liar:
                 write(data)
 
             writer.write = counted  # type: ignore[method-assign,assignment]
-            await self.say(writer)
+            self.talks += 1
+            try:
+                await self.say(writer)
+            finally:
+                self.talks -= 1
         writer.transport.abort()
 
 
@@ -238,3 +246,63 @@ async def test_a_stream_that_only_says_that_it_lives_can_be_left() -> None:
             for _ in range(100):
                 assert (await anext(lines)).event is None
             await lines.aclose()
+
+
+# ── An attempt that it runs ──
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def lines_of(seq: int, event: Delta | Progress, count: int = 500) -> bytes:
+    """So many lines in one part, numbered on."""
+    return b"".join(wire.pack_line(Line(attempt=1, seq=seq + i, event=event)) for i in range(count))
+
+
+def numbered(event: Delta | Progress) -> Say:
+    async def say(writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        seq = 1
+        while True:
+            writer.write(chunk(lines_of(seq, event)))
+            seq += 500
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    return say
+
+
+FLOODS: dict[str, Say] = {
+    "tokens": numbered(Delta(text="a")),
+    "steps": numbered(Progress(step=1, steps=2)),
+    "beats": endless(CHUNKED, chunk(LINE * 1000)),
+    "the same again": endless(CHUNKED, chunk(lines_of(1, Delta(text="a")))),
+    "empty lines": endless(CHUNKED, chunk(b"\n" * 65536 + LINE)),
+    "long lines": endless(CHUNKED, chunk(b'{"attempt": 1, "more": "%s"}\n' % (b"x" * MIB))),
+    "a line without end": endless(CHUNKED + chunk(LINE), chunk(b"x" * 65536)),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_runner_that_tells_more_than_the_job_can_have_is_lost_and_hung_up_on(flood: str) -> None:
+    request = ChatRequest(messages=(Message(role="user", content="hello"),), max_tokens=10)
+    order = order_of(ALPHA)
+    order = order.model_copy(update={"job": order.job.model_copy(update={"request": request})})
+    async with lied_to() as (beta, liar):
+        liar.say = FLOODS[flood]
+        runner = RemoteRunner(BETA, "beta", beta, 600.0, 600.0)
+        told = 0
+
+        def heard(event: object) -> None:
+            nonlocal told
+            told += 1
+
+        async with asyncio.timeout(LIMIT_S):
+            ending = await runner.run(order, heard)
+        assert isinstance(ending, Failed)
+        assert ending.error.code == ErrorCode.NODE_LOST, "so the job goes on elsewhere"
+        assert "beta" in ending.error.message
+        await until(lambda: not liar.talks and not runner._beside, "it is hung up on")
+        assert told < 25_000
+        assert liar.sent < 32 * MIB
