@@ -17,6 +17,7 @@ from herd_mcp.changes import Changes
 from herd_mcp.figures import all_days, all_images
 from herd_mcp.fleet.alone import Alone
 from herd_mcp.fleet.trust import Trust
+from herd_mcp.fleet.watching import watched
 from herd_mcp.health import fleet_health
 from herd_mcp.jobs import ErrorCode, HerdError, Job, JobEvent, Kind, Request, new_job_id, owner_of
 from herd_mcp.mesh import Mesh
@@ -97,7 +98,8 @@ class Herd:
     async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
         """The job's events after `after_seq`, then those to come, to the terminal one. Of a job long over only that.
 
-        Raises HerdError: job_not_found, or interrupted when the node ends before the job does.
+        Raises HerdError: job_not_found, interrupted when the node ends before the job does, or node_lost where another
+        node owns the job and was not reached for `lease_s`.
         """
         async with contextlib.aclosing(self.watch_batches(job_id, after_seq)) as batches:
             async for batch in batches:
@@ -108,7 +110,7 @@ class Herd:
         """As `watch`, for those who pass many events on: what has come meanwhile at once, never empty. One that keeps
         up gets every event alone and at once."""
         if api := self._elsewhere(job_id):
-            async with contextlib.aclosing(api.watch(job_id, after_seq)) as events:
+            async with contextlib.aclosing(watched(api, job_id, after_seq, lease_s=self.settings.lease_s)) as events:
                 async for event in events:
                     yield (event,)
             return

@@ -124,7 +124,7 @@ class RemoteRunner:
                 # It is asked once more in any case: it may be this node that stood still. Who was never heard of may be
                 # somewhere else by now; of one that was, and is not there any more, there is nothing to wait for.
                 ended = heard and error.info.details.get("reason") == GONE
-                given_up = _refused(error) or garbled >= MOST_GARBLED
+                given_up = is_refused(error) or garbled >= MOST_GARBLED
                 if given_up or (failures > 1 and (ended or away_s + wait_s > self._lease_s)):
                     return Failed(error=self._lost(error))
                 log.info("job %s: node %s is not reached, for %.1f s now: %s", key[0], self.name, away_s, error)
@@ -158,7 +158,7 @@ class RemoteRunner:
                 return Failed(error=_disk(error))
             except HerdError as error:
                 why = f"its picture was not to be had: {error.info.message}"
-                if _refused(error) or loop.time() - began_at + wait_s > self._lease_s:
+                if is_refused(error) or loop.time() - began_at + wait_s > self._lease_s:
                     break
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MOST_S)
@@ -202,7 +202,7 @@ def _is_of(job: Job, result: Result) -> bool:
     return not isinstance(result, ImageResult) or result.image_id == image_id_of(job.id)
 
 
-def _refused(error: HerdError) -> bool:
+def is_refused(error: HerdError) -> bool:
     """Whether the two do not let each other in, which no waiting changes."""
     return error.info.details.get("reason") in ("refused", PARTED)
 

@@ -44,8 +44,8 @@ class JobLog(Generic[E]):
 
     async def read(self, after_seq: int = 0) -> AsyncGenerator[Sequence[E], None]:
         """Every event after `after_seq`, then those to come, to the terminal one: those that wait together, at most
-        MAX_BATCH."""
-        place = max(after_seq, 0)
+        MAX_BATCH. A place that is not here yet is one of an earlier start of the node: all is told then."""
+        place = after_seq if 0 < after_seq <= len(self.events) else 0
         while True:
             while batch := self.events[place : place + MAX_BATCH]:
                 place += len(batch)

@@ -30,3 +30,12 @@ async def test_a_reader_that_is_behind_gets_what_waits_at_once_and_never_too_muc
     batches = [[event.seq for event in batch] async for batch in log.read(after_seq=2)]
     assert [len(batch) for batch in batches] == [MAX_BATCH, 4]
     assert [seq for batch in batches for seq in batch] == list(range(3, MAX_BATCH + 7))
+
+
+async def test_a_reader_that_comes_from_an_earlier_start_of_the_node_gets_all_of_this_one() -> None:
+    log: JobLog[JobEvent] = JobLog("job")
+    log.append(Delta(text="word"))
+    log.append(Cancelled())
+    (batch,) = [batch async for batch in log.read(after_seq=50)]
+    assert [event.seq for event in batch] == [1, 2]
+    assert [batch async for batch in log.read(after_seq=2)] == []
