@@ -56,6 +56,19 @@ def test_an_owner_that_ends_in_good_order_has_its_image_after_its_next_start(pat
     assert owner.left_over() == []
 
 
+@pytest.mark.slow
+def test_who_watches_on_another_mac_sees_the_end_of_a_job_whose_owner_died_and_came_back(patient: list[Mac]) -> None:
+    owner, runner = patient
+    image = owner.submit(LONG)
+    shown = frames(runner.ask("GET", f"/herd/api/jobs/{image}/events"))
+    owner.is_(image, "running")
+    assert next(event for event in shown if event["type"] == "progress")
+    owner.kill()
+    revived(owner, runner)
+    *_, last = shown
+    assert last["type"] == truth(owner, image, work_s=30).status == "completed"
+
+
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Mac]]:
     with macs(tmp_path_factory.mktemp("herd"), {}, {}, variables=LEASED) as herd:
