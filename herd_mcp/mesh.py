@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -89,7 +90,11 @@ class Mesh:
         self._news = asyncio.Event()
         """Set, and another in its place, when the others changed."""
         self.guests = Guests(
-            LocalRunner(node, self._check, self._answered), gallery, settings.lease_s, changed=self._touched
+            LocalRunner(node, self._check, self._answered),
+            gallery,
+            settings.lease_s,
+            silent_s=lambda node_id: self._fleet.silent_s(node_id) if self._fleet else math.inf,
+            changed=self._touched,
         )
         local.on_end = self._answered
         node.on_decided = self.changed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from herd_mcp.fleet.door import Door
 from herd_mcp.fleet.found import HERD_DIGITS, Found, Identify, Seeker
 from herd_mcp.fleet.link import Link, MakePeer
 from herd_mcp.fleet.links import Links
-from herd_mcp.fleet.membership import LONGEST_BACKOFF_S, Members, Status, backoff_s, wire_problem
+from herd_mcp.fleet.membership import LONGEST_BACKOFF_S, Members, Status, backoff_s, silent_s, wire_problem
 from herd_mcp.fleet.places import merged, parts_of
 from herd_mcp.fleet.reports import Reporter
 from herd_mcp.fleet.sleep import LOOK_S, SleepWatch
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BEAT_S = 5.0
-"""Between two exchanges of two nodes when nothing changes, whoever begins them."""
+"""Between two exchanges of two nodes when nothing changes, whoever begins them; less where a short lease needs it."""
 CONTACT_S = 8.0
 """Limit of one exchange; the way there has a shorter one, which tells more."""
 RETURNS_S = 1.0
@@ -117,6 +118,12 @@ class Fleet:
         link = self._links.get(node_id)
         member = node_id in self._members.views or node_id in self._trust.known
         return link.peer if link and member and node_id not in self._trust.revoked else None
+
+    def silent_s(self, node_id: str) -> float:
+        """For how long this Mac, awake, has heard nothing of another node; seconds."""
+        self._notice()
+        view = self._members.views.get(node_id)
+        return silent_s(view, self._loop.time()) if view else math.inf
 
     def state(self) -> NodeState:
         """This node's state, read and stamped now."""
@@ -225,7 +232,7 @@ class Fleet:
             self._look_around(always=True)
 
     def _beat_s(self) -> float:
-        return BEAT_S * self._chance.uniform(0.8, 1.0)
+        return min(BEAT_S, max(self.settings.lease_s / 3, GAP_S)) * self._chance.uniform(0.8, 1.0)
 
     def _meet_known(self) -> None:
         for node_id, met in list(self._trust.known.items()):

@@ -51,7 +51,7 @@ class Guest:
         self.task: asyncio.Task[None] | None = None
         self.listeners = 0
         self.heard_at = now
-        """When its owner last asked for it."""
+        """When its owner last asked for it, or listened."""
         self.ended_at: float | None = None
         self.held_bytes = LEAST_BYTES + _bytes_of(order.job.request)
         self.let_go = False
@@ -71,8 +71,10 @@ class Guest:
 class Guests:
     """The attempts of others, by job id and number.
 
-    `lease_s`: how long an attempt goes on that its owner does not listen to. `changed` notes that the node's state
-    changed, and returns the incarnation and revision that has it.
+    `lease_s`: how long an attempt goes on whose owner does not listen, or is silent. `silent_s`: for how long this node
+    has heard nothing of another one's program; that a connection is open says nothing of it, since the system of a Mac
+    that stands still goes on taking what is sent. `changed` notes that the node's state changed, and returns the
+    incarnation and revision that has it.
     """
 
     def __init__(
@@ -80,12 +82,15 @@ class Guests:
         runner: Runner,
         gallery: Gallery,
         lease_s: float,
+        silent_s: Callable[[str], float] = lambda owner_id: 0.0,
         changed: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self._runner = runner
         self._gallery = gallery
         self._lease_s = lease_s
+        self._silent_s = silent_s
         self._changed = changed
+        self._woke_at = float("-inf")
         self._guests: dict[tuple[str, int], Guest] = {}
         self._draining = False
         self._forgotten = asyncio.Event()
@@ -127,6 +132,7 @@ class Guests:
         if guest.task is None:
             guest.task = asyncio.create_task(self._run(guest))
         guest.listeners += 1
+        guest.heard_at = _now()
         try:
             async with contextlib.aclosing(guest.log.read(after_seq)) as batches:
                 async for batch in batches:
@@ -171,10 +177,10 @@ class Guests:
             stream.close()
 
     def sweep(self) -> None:
-        """End the attempts that nobody listened to for `lease_s`, and forget the ends that are old."""
+        """End the attempts whose owner was not heard of for `lease_s`, and forget the ends that are old."""
         now = _now()
         for guest in list(self._guests.values()):
-            if guest.ended_at is None and not guest.listeners and now - guest.heard_at > self._lease_s:
+            if guest.ended_at is None and self._unheard_s(guest, now) > self._lease_s:
                 guest.returned = f"its owner was not heard of for {self._lease_s:g} s (lease_s)"
                 log.info("job %s, attempt %d: %s", *guest.key, guest.returned)
                 self._end(guest)
@@ -188,10 +194,19 @@ class Guests:
         for guest in ended[: max(len(ended) - KEPT, 0)]:
             self._forget(guest)
 
+    def _unheard_s(self, guest: Guest, now: float) -> float:
+        """A place that nobody listens to is not held by what its owner says of other things."""
+        unheard_s = now - max(guest.heard_at, self._woke_at)
+        return min(unheard_s, self._silent_s(guest.owner_id)) if guest.listeners else unheard_s
+
     async def run(self) -> None:
         """Sweep for ever."""
+        pause_s = self._lease_s / 4
         while True:
-            await asyncio.sleep(self._lease_s / 4)
+            due_at = _now() + pause_s
+            await asyncio.sleep(pause_s)
+            if _now() > due_at + pause_s:  # this node stood still, which is nobody's silence
+                self._woke_at = _now()
             self.sweep()
 
     async def drain(self) -> None:

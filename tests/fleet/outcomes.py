@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,3 +80,8 @@ def revived(mac: Mac, *others: Mac) -> None:
     mac.leave()
     mac.up()
     until(lambda: all(other.sees(mac) for other in others) and mac.sees(*others))
+
+
+def stand_still(seconds: float) -> None:
+    """For so long nothing is to happen, so nothing can be waited for."""
+    time.sleep(seconds)

@@ -172,3 +172,19 @@ def test_one_list_of_addresses_for_all_macs_may_name_each_of_them() -> None:
         assert [stranger.who for stranger in both[0].fleet.refused] == ["../etc:99999"]
 
     virtually(main())
+
+
+@pytest.mark.parametrize("lease_s", [1.0, 15.0])
+def test_two_that_are_well_are_never_silent_for_as_long_as_a_lease_however_short(lease_s: float) -> None:
+    async def main() -> None:
+        net = Net()
+        settings = load_settings(bonjour=False, lease_s=lease_s)
+        one, two = [await net.mac(n, knows=[3 - n], settings=settings) for n in (1, 2)]
+        await asyncio.sleep(5)
+        for _ in range(1000):
+            await asyncio.sleep(0.1)
+            assert one.fleet.silent_s(node_id(2)) < lease_s / 2
+            assert two.fleet.silent_s(node_id(1)) < lease_s / 2
+        assert one.fleet.silent_s(node_id(3)) == float("inf")
+
+    virtually(main())

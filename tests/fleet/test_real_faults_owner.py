@@ -8,7 +8,18 @@ import pytest
 
 from herd_mcp.jobs import ErrorCode
 from tests.fleet.macs import CHAT, IMAGE, Mac, macs
-from tests.fleet.outcomes import LEASED, elsewhere, frames, idle, ran, revived, runs_on, truth
+from tests.fleet.outcomes import (
+    LEASE_S,
+    LEASED,
+    elsewhere,
+    frames,
+    idle,
+    ran,
+    revived,
+    runs_on,
+    stand_still,
+    truth,
+)
 
 LONG = IMAGE | {"steps": 80}
 LONG_CHAT = CHAT | {"max_tokens": 2000}
@@ -91,14 +102,31 @@ def test_an_owner_that_comes_back_after_the_lease_has_its_image_drawn_again(shor
 
 
 @pytest.mark.slow
-def test_an_owner_that_stands_still_has_what_was_done_meanwhile(short: list[Mac]) -> None:
+def test_what_runs_for_an_owner_that_stands_still_longer_than_the_lease_ends_and_is_done_when_it_goes_on(
+    short: list[Mac],
+) -> None:
     owner, runner = short
     with elsewhere(owner):
         runs_on(owner, runner)
-        image, chat = owner.submit(IMAGE | {"steps": 80}), owner.submit(LONG_CHAT | {"max_tokens": 800})
+        image, chat = owner.submit(IMAGE | {"steps": 200}), owner.submit(LONG_CHAT | {"max_tokens": 4000})
         owner.is_(image, "running")
         with owner.stop_and_cont():  # its system still takes what is sent to it, so nothing looks lost
             idle(runner)
-        for job_id in image, chat:
-            job = truth(owner, job_id, work_s=30)
-            assert (job.status, ran(job)) == ("completed", [(runner.name, "completed")])
+        job = truth(owner, image, work_s=60)
+        assert job.status == "completed"
+        assert ran(job) == [(runner.name, "returned"), (runner.name, "completed")]
+        told = truth(owner, chat)  # its words were shown
+        assert told.error is not None
+        assert (told.error.code, ran(told)) == (ErrorCode.NODE_LOST, [(runner.name, "returned")])
+
+
+@pytest.mark.slow
+def test_what_runs_for_an_owner_that_stands_still_for_a_moment_goes_on(short: list[Mac]) -> None:
+    owner, runner = short
+    with elsewhere(owner):
+        runs_on(owner, runner)
+        image = owner.submit(IMAGE | {"steps": 80})
+        owner.is_(image, "running")
+        with owner.stop_and_cont():
+            stand_still(LEASE_S / 4)
+        assert ran(truth(owner, image, work_s=30)) == [(runner.name, "completed")]

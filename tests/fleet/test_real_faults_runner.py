@@ -12,7 +12,20 @@ import pytest
 from herd_mcp.jobs import ErrorCode
 from tests.cli.program import until
 from tests.fleet.macs import CHAT, IMAGE, Mac, at_once, macs
-from tests.fleet.outcomes import BOUND_S, LEASE_S, LEASED, elsewhere, events, frames, idle, ran, revived, runs_on, truth
+from tests.fleet.outcomes import (
+    BOUND_S,
+    LEASE_S,
+    LEASED,
+    elsewhere,
+    events,
+    frames,
+    idle,
+    ran,
+    revived,
+    runs_on,
+    stand_still,
+    truth,
+)
 
 LONG = IMAGE | {"steps": 60}
 LONG_CHAT = CHAT | {"max_tokens": 600}
@@ -116,7 +129,7 @@ def test_a_stop_shorter_than_the_lease_runs_nothing_twice(pair: tuple[Mac, Mac])
     chat = asker.submit(LONG_CHAT)
     asker.is_(job_id, "running")
     with runner.stop_and_cont():
-        _stand_still(LEASE_S / 4)
+        stand_still(LEASE_S / 4)
     for each in job_id, chat:
         assert ran(truth(asker, each, work_s=10)) == [(runner.name, "completed")]
 
@@ -153,7 +166,3 @@ def test_a_job_that_comes_when_its_runner_has_just_fallen_silent_goes_elsewhere(
         assert time.monotonic() - began < LEASE_S + BOUND_S
         assert ran(truth(asker, job_id, work_s=5)) == [(asker.name, "completed")]
     idle(runner)
-
-
-def _stand_still(seconds: float) -> None:
-    time.sleep(seconds)  # nothing can be waited for: what shall happen is nothing

@@ -128,3 +128,64 @@ async def test_an_attempt_whose_owner_is_not_heard_of_is_given_back_and_not_canc
 
     await until(lapsed, "the lease is over")
     assert isinstance(await end_of(guests, order), Returned)
+
+
+class Owner:
+    """Another node, which listens to one attempt and may stand still meanwhile. `now` is the time."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.silent_s = 0.0
+        monkeypatch.setattr(module, "_now", lambda: self.now)
+        self.order = order_of(ALPHA)
+        self.guests = Guests(Talker(None), Gallery(folder), 0.4, silent_s=lambda node_id: self.silent_s)
+
+    async def listens(self) -> asyncio.Task[object]:
+        await self.guests.submit(ALPHA, self.order)
+        listening = asyncio.create_task(end_of(self.guests, self.order))
+        await until(lambda: self.guests._guests[self.order.job.id, 1].listeners > 0, "it listens")
+        return listening
+
+
+async def test_an_owner_that_listens_and_says_nothing_is_not_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = Owner(tmp_path, monkeypatch)
+    listening = await owner.listens()
+    owner.now += 3600  # its stream is open all the time
+    owner.guests.sweep()
+    assert len(owner.guests) == 1
+    owner.silent_s = 0.5
+    owner.guests.sweep()
+    async with asyncio.timeout(30):
+        assert isinstance(await listening, Returned)
+
+
+async def test_a_place_that_is_not_listened_to_is_not_held_by_what_else_its_owner_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = Owner(tmp_path, monkeypatch)
+    await owner.guests.submit(ALPHA, owner.order)
+    owner.now += 0.5
+    owner.guests.sweep()
+    assert len(owner.guests) == 0
+
+
+async def test_that_this_node_stood_still_is_not_its_owners_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = Owner(tmp_path, monkeypatch)
+    listening = await owner.listens()
+    sweeping = asyncio.create_task(owner.guests.run())
+    await asyncio.sleep(0)
+    owner.now, owner.silent_s = 3600, 3600
+    await until(lambda: owner.guests._woke_at == owner.now, "it noticed")
+    await asyncio.sleep(0)
+    assert len(owner.guests) == 1
+
+    def time_goes_on() -> bool:
+        owner.now += 0.01
+        return listening.done()
+
+    await until(time_goes_on, "its owner has said nothing for a lease")
+    assert isinstance(await listening, Returned)
+    sweeping.cancel()
