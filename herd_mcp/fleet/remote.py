@@ -61,6 +61,8 @@ class RemoteRunner:
                 ending = await self._fetch(order, ending.result)
             elif isinstance(ending, Failed) and ending.error.code == ErrorCode.DISK:
                 ending = Failed(error=_of_its_disk(ending.error, self.name))
+            elif isinstance(ending, Failed) and ending.error.code == ErrorCode.INTERRUPTED:
+                ending = Returned(reason=f"{self.name} ends")  # it is not for another to say that this node does
         finally:
             self._cancelled.discard((order.job.id, order.attempt))
         # Its end is here: the node lets go of what the attempt brought, or of what it still does of one that was lost.

@@ -134,7 +134,7 @@ class Owner:
 
     async def _take_up(self, job: Job) -> None:
         """Let a job run again that was accepted before. Raises HerdError."""
-        live = LiveJob(taken_up(job))
+        live = LiveJob(taken_up(job, self._node_id))
         try:
             await self._reserve(live, forced=True, avoid=died_on(live.job))
         except HerdError as error:
@@ -424,7 +424,7 @@ class Owner:
     async def _leave_for_later(self, live: LiveJob) -> None:
         """The node ends in good order: the image goes back to the queue on disk, and the next start draws it."""
         with contextlib.suppress(HerdError):  # logged by the history; it still stands there as running
-            await self._history.save(taken_up(live.job.model_copy(update={"status": "queued"})))
+            await self._history.save(taken_up(live.job.model_copy(update={"status": "queued"}), self._node_id))
         live.log.abandon()
         live.ended.set()
         del self._live[live.job.id]

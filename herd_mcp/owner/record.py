@@ -51,16 +51,21 @@ def job_over(job: Job, outcome: Outcome, *, ttft_s: float | None = None, total_s
     return job.model_copy(update=update)
 
 
-def taken_up(job: Job) -> Job:
-    """A job that a node left, as it is queued again: an attempt that had begun ended with the node, one that had not
-    and one that was cut short in good order were none."""
+def ran_elsewhere(job: Job, node_id: str) -> bool:
+    """Whether the last attempt was on another node than this."""
+    return bool(job.attempts) and job.attempts[-1].node_id not in ("", node_id)
+
+
+def taken_up(job: Job, node_id: str) -> Job:
+    """A job that this node (`node_id`) left, as it is queued again: an attempt that had begun ended with the node, one
+    that had not and one that was cut short in good order were none. So was one on a node that is asked no more."""
     *before, last = job.attempts or (None,)
     attempts = job.attempts
     if last is not None and job.status == "queued" and last.outcome in ("", ErrorCode.INTERRUPTED):
         attempts = tuple(before)
     elif last is not None and not last.outcome:
-        lost = last.model_copy(update={"ended_at": time.time(), "outcome": ErrorCode.NODE_LOST.value})
-        attempts = (*before, lost)
+        word = "returned" if ran_elsewhere(job, node_id) else ErrorCode.NODE_LOST.value
+        attempts = (*before, last.model_copy(update={"ended_at": time.time(), "outcome": word}))
     return job.model_copy(update={"status": "queued", "progress": None, "attempts": attempts})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from herd_mcp.jobs import MAX_ATTEMPTS, ErrorCode, ErrorInfo, Job
 from herd_mcp.orders import ELSEWHERE, Returned
+from herd_mcp.owner.record import ran_elsewhere
 
 DEATHS = frozenset({ErrorCode.ENGINE_CRASHED, ErrorCode.NODE_LOST})
 OF_THE_NODE = DEATHS | {ErrorCode.INTERNAL, ErrorCode.DISK}
@@ -78,8 +79,7 @@ def after_restart(job: Job, node_id: str) -> ErrorInfo | None:
 
     A job that had not begun, or that ran on another node, is innocent of the node's death; one that had is counted.
     """
-    elsewhere = bool(job.attempts) and job.attempts[-1].node_id not in ("", node_id)
-    begun = job.status != "queued" and not elsewhere
+    begun = job.status != "queued" and not ran_elsewhere(job, node_id)
     under_way = bool(job.attempts) and not job.attempts[-1].outcome and not begun  # it goes on, or was none
     if job.kind == "chat":
         return ErrorInfo(

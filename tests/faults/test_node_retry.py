@@ -27,5 +27,5 @@ async def test_a_job_that_waits_for_its_second_engine_outlives_the_end_of_its_no
     waiting = seen[0]
     assert waiting.status == "queued"
     assert after_restart(waiting, herd.node_id) is None
-    assert [attempt.outcome for attempt in taken_up(waiting).attempts] == [ErrorCode.ENGINE_CRASHED]
+    assert [attempt.outcome for attempt in taken_up(waiting, herd.node_id).attempts] == [ErrorCode.ENGINE_CRASHED]
     await herd.cancel(job.id)

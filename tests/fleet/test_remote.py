@@ -24,7 +24,7 @@ from herd_mcp.jobs import (
     image_id_of,
 )
 from herd_mcp.node.gallery import Gallery
-from herd_mcp.orders import GONE, Ending, Line, Order
+from herd_mcp.orders import GONE, Ending, Line, Order, Returned
 
 from .scripted import ALPHA, BETA, LEASE_S, SHA256, Scripted, completed, job_id_of, order_of
 
@@ -106,6 +106,16 @@ async def test_a_job_does_not_end_with_what_another_kind_of_job_brings(tmp_path:
         assert isinstance(ending, Failed)
         assert ending.error.code == ErrorCode.NODE_LOST
     assert files(tmp_path) == []
+
+
+async def test_another_node_does_not_say_that_this_one_ends_so_that_an_image_would_wait_for_its_next_start(
+    tmp_path: Path,
+) -> None:
+    interrupted = HerdError(ErrorCode.INTERRUPTED, "The node is ending.")
+    ending = await run(tmp_path, Failed(error=interrupted.info))
+    assert isinstance(ending, Returned)
+    runner = RemoteRunner(BETA, "beta", Scripted(error=interrupted), LEASE_S, 60)
+    assert isinstance(await runner.run(order_of(ALPHA), lambda event: None), Returned)
 
 
 @pytest.mark.parametrize("code", [ErrorCode.NODE_LOST, ErrorCode.LOCAL_NETWORK_DENIED])

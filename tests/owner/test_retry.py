@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from herd_mcp.jobs import Attempt, ErrorCode, ErrorInfo, Job, JobStatus
+from herd_mcp.jobs import MAX_ATTEMPTS, Attempt, ErrorCode, ErrorInfo, Job, JobStatus
 from herd_mcp.orders import ELSEWHERE
 from herd_mcp.owner.record import taken_up
-from herd_mcp.owner.retry import after_failure, after_restart
+from herd_mcp.owner.retry import MAX_DEATHS, after_failure, after_restart, deaths, tries
 
 CRASH = ErrorInfo(code=ErrorCode.ENGINE_CRASHED, message="x")
 
@@ -79,8 +79,8 @@ def test_after_a_restart_images_run_again_chats_are_interrupted_and_poison_ends(
 
 
 def test_a_job_that_had_not_begun_is_not_charged_with_the_nodes_death() -> None:
-    assert taken_up(job("", status="queued")).attempts == ()
-    assert [a.outcome for a in taken_up(job("", status="loading")).attempts] == ["node_lost"]
+    assert taken_up(job("", status="queued"), "n").attempts == ()
+    assert [a.outcome for a in taken_up(job("", status="loading"), "n").attempts] == ["node_lost"]
 
 
 def test_a_third_attempt_that_the_restart_did_not_touch_goes_on() -> None:
@@ -92,3 +92,18 @@ def test_a_third_attempt_that_the_restart_did_not_touch_goes_on() -> None:
     assert after_restart(job("node_lost", "disk", "", status="queued"), "n") is None
     assert after_restart(job("node_lost", "disk", "", status="loading"), "n") is not None
     assert after_restart(job("node_lost", "disk", "busy", status="queued"), "n") is not None
+
+
+@pytest.mark.parametrize("status", ["queued", "loading", "running"])
+@pytest.mark.parametrize("before", [(), ("disk",), ("node_lost",), ("disk", "disk"), ("node_lost", "disk")])
+@pytest.mark.parametrize("node_id", ["n", "of the herd no more"])
+def test_a_job_that_is_taken_up_has_a_try_left_and_no_death_too_many(
+    before: tuple[str, ...], status: JobStatus, node_id: str
+) -> None:
+    *closed, last = job(*before, "", status=status).attempts
+    left = job(status=status).model_copy(update={"attempts": (*closed, last.model_copy(update={"node_id": node_id}))})
+    if after_restart(left, "n") is None:
+        taken = taken_up(left, "n")
+        assert tries(taken) < MAX_ATTEMPTS
+        assert deaths(taken) < MAX_DEATHS
+        assert all(attempt.outcome for attempt in taken.attempts)

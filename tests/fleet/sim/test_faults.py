@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from herd_mcp.fleet.placer import PATIENCE_S
-from herd_mcp.jobs import ErrorCode, Failed, Queued
+from herd_mcp.jobs import ErrorCode, Failed, Job, Queued
 from herd_mcp.mesh import REBALANCE_EVERY_S
 from herd_mcp.owner.owner import AGAIN_MOST_S
 from tests.fleet.sim import invariants
@@ -149,6 +149,40 @@ def test_a_cut_shorter_than_the_lease_costs_nothing_and_a_longer_one_an_attempt(
         assert asked.end == "completed"
         assert [a.outcome for a in herd.stored(asked).attempts] == attempts
         assert drawn(herd) == ["a star"]
+
+    play(story, 3, drawing=2)
+
+
+@pytest.mark.parametrize("back_s", [1.0, 2 * LEASE_S])
+def test_an_owner_that_dies_between_placing_an_attempt_and_writing_it_down_has_its_image_all_the_same(
+    back_s: float,
+) -> None:
+    async def story(herd: World) -> None:
+        owner = herd.macs[0]
+        asked = await herd.ask(owner, image("a star", steps=40))
+        assert asked
+        await running(herd, asked.job_id)
+        runner = next(mac for mac in herd.macs if mac.node._state.runs)
+        save = owner.history.save
+
+        async def dying(job: Job) -> None:
+            if len(job.attempts) == 2:  # its number is given and its place taken
+                herd.loop.create_task(owner.kill())
+                await asyncio.sleep(1)
+            await save(job)
+
+        owner.history.save = dying  # type: ignore[method-assign]
+        await runner.kill()
+        await herd.until(lambda: not owner.up, 60)
+        assert len(herd.stored(asked).attempts) == 1
+        other = next(mac for mac in herd.macs if mac.up)
+        assert len(other.guests) == 1
+        await asyncio.sleep(back_s)
+        await herd.up(owner)
+        began = herd.loop.now
+        await herd.over()
+        assert [a.outcome for a in herd.stored(asked).attempts] == ["node_lost", "completed"]
+        assert herd.loop.now - began < 21 + 2 * LEASE_S  # of which it is drawn for 21
 
     play(story, 3, drawing=2)
 
