@@ -289,7 +289,7 @@ class Herd:
         """Forget the answers of chats that are older than chat_keep_s, for ever."""
         while True:
             with contextlib.suppress(HerdError):
-                await self._owner.forget_answers()
+                await self._owner.ended.forget_answers()
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def restore(self) -> None:

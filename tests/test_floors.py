@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "health": BASE | {"node"},
     "owner": BASE | {"node", "orders", "changes", "clock"},
     "answers": BASE | {"owner", "orders"},
-    "mesh": BASE | {"node", "fleet", "owner", "orders", "changes", "answers", "serving"},
+    "mesh": BASE | {"node", "fleet", "owner", "orders", "changes", "answers"},
     "herd": BASE
     | {"node", "fleet", "mesh", "answers", "orders", "clock", "owner", "changes", "health", "catalog", "figures"},
     "surfaces": BASE | {"herd", "clock", "explain"},

@@ -9,7 +9,6 @@ import time
 from functools import partial
 
 from herd_mcp.changes import Changes
-from herd_mcp.clock import steady_s
 from herd_mcp.jobs import (
     Attempt,
     Cancelled,
@@ -31,6 +30,7 @@ from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.history import History
 from herd_mcp.node.words import interrupted
 from herd_mcp.orders import Accepted, Ending, Order, Placed, Placer, Returned
+from herd_mcp.owner.ended import Ended
 from herd_mcp.owner.live import LiveJob
 from herd_mcp.owner.record import Outcome, attempt_over, internal, job_over, taken_up
 from herd_mcp.owner.retry import (
@@ -43,16 +43,11 @@ from herd_mcp.owner.retry import (
     alone_after,
     died_on,
 )
+from herd_mcp.owner.writing import Writing
 from herd_mcp.state import Change
 
 log = logging.getLogger(__name__)
 
-ENDED_LOGS = 256
-"""Ended jobs whose events can still be read; of older ones only the outcome."""
-ENDED_EVENTS = 20_000
-"""Their events together, of 700 bytes each: 256 answers of 4,096 tokens would take the node 700 MB. The last job that
-ended has all of its own."""
-REWRITE_S = 2.0
 AGAIN_S, AGAIN_MOST_S = 0.5, 4.0
 """Between two tries to find a place for a job that was accepted: at first, and at most."""
 MOVED_S = 2.0
@@ -73,19 +68,14 @@ class Owner:
         self._history = history
         self._gallery = gallery
         self._changes = changes
-        self._chat_keep_s = chat_keep_s
         self._live: dict[str, LiveJob] = {}
-        self._over: dict[str, LiveJob] = {}
-        self._unwritten: dict[str, Job] = {}
-        """What the disk has not taken: outcomes that were told, and jobs that were taken up again."""
-        self._rewriting: asyncio.Task[None] | None = None
-        self._answered: dict[str, float] = {}
-        """Chats that ended since this process began and whose answers are kept, with steady seconds of their end."""
-        self._began_s, self._began_at = steady_s(), time.time()
+        self._writing = Writing(history)
+        self.ended = Ended(history, chat_keep_s)
+        """Jobs that are over."""
 
     def find(self, job_id: str) -> LiveJob | None:
         """A job that is not over, or one of the last that ended."""
-        return self._live.get(job_id) or self._over.get(job_id)
+        return self._live.get(job_id) or self.ended.find(job_id)
 
     async def accept(self, job: Job) -> Job:
         """Reserve a place, write the job down, let it run. Raises HerdError."""
@@ -130,7 +120,7 @@ class Owner:
                 except Exception as refused:
                     log.exception("%s cannot be taken up", job.id)
                     error = internal(refused)
-            await self._write_down(job_over(job, Failed(error=error)))
+            await self._writing.write(job_over(job, Failed(error=error)))
 
     async def _take_up(self, job: Job) -> None:
         """Let a job run again that was accepted before. Raises HerdError."""
@@ -140,7 +130,7 @@ class Owner:
         except HerdError as error:
             if not self._may_wait(error):
                 raise
-        await self._write_down(live.job)  # it stands on the disk as it was accepted; its new state may come late
+        await self._writing.write(live.job)  # it stands on the disk as it was accepted; its new state may come late
         self._let_run(live)
 
     def _ask_again(self, job: Job) -> bool:
@@ -189,20 +179,6 @@ class Owner:
         tasks = [live.task for live in self._live.values() if live.task]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
-
-    async def forget_answers(self) -> None:
-        """Drop the answers of chats that ended more than chat_keep_s ago. Raises HerdError(disk).
-
-        The ends in the records are of the Mac's clock, which may have been set since: they count only for chats of
-        earlier starts, and up to the moment of this one.
-        """
-        now = steady_s()
-        over = [job_id for job_id, ended in self._answered.items() if now - ended > self._chat_keep_s]
-        before = self._began_at + (now - self._began_s) - self._chat_keep_s
-        while await self._history.forget_answers(before, keep=self._answered, also=over):
-            pass
-        for job_id in over:
-            del self._answered[job_id]
 
     # ── one job ──
 
@@ -350,50 +326,17 @@ class Owner:
         )
         if isinstance(outcome, Completed) and job.result is not None:
             outcome = Completed(result=job.result)
-        forget = isinstance(job.result, ChatResult) and not self._chat_keep_s
-        await self._write_down(job.model_copy(update={"result": None}) if forget else job)
+        forget = isinstance(job.result, ChatResult) and not self.ended.chat_keep_s
+        await self._writing.write(job.model_copy(update={"result": None}) if forget else job)
         if isinstance(job.result, ChatResult) and not forget:
-            self._answered[job.id] = steady_s()
+            self.ended.answered(job.id)
         live.job = job
         live.log.append(outcome)
         live.ended.set()
         del self._live[job.id]
-        self._over[job.id] = live
-        self._forget_logs()
+        self.ended.add(live)
         for change in (Change(kind="job", id=job.id), Change(kind="stats"), Change(kind="health")):
             self._changes.tell(change)
-
-    def _forget_logs(self) -> None:
-        """Let go of the oldest ended jobs, as far as the bounds ask."""
-        events = sum(len(live.log.events) for live in self._over.values())
-        while len(self._over) > ENDED_LOGS or (events > ENDED_EVENTS and len(self._over) > 1):
-            events -= len(self._over.pop(next(iter(self._over))).log.events)
-
-    async def _write_down(self, job: Job) -> None:
-        """Write what stands fast. What the disk does not take now is tried again until it does, at the latest when the
-        node ends: an outcome that was told must not be another one after the next start."""
-        try:
-            await self._history.save(job)
-            self._unwritten.pop(job.id, None)
-        except HerdError as error:
-            log.error("%s is not on disk as it is now: %s", job.id, error)
-            self._unwritten[job.id] = job
-            if self._rewriting is None or self._rewriting.done():
-                self._rewriting = asyncio.create_task(self._rewrite())
-
-    async def _rewrite(self) -> None:
-        while self._unwritten:
-            await asyncio.sleep(REWRITE_S)
-            await self._try_unwritten()
-
-    async def _try_unwritten(self) -> None:
-        for job_id, job in list(self._unwritten.items()):
-            try:
-                await self._history.save(job)
-            except HerdError:
-                return
-            if self._unwritten.get(job_id) is job:  # else it has gone on meanwhile
-                del self._unwritten[job_id]
 
     async def leave(self) -> None:
         """This node ends: what runs on others, or has no place yet, is let go. An image is asked for again at the next
@@ -415,11 +358,7 @@ class Owner:
 
     async def close(self) -> None:
         """The last chance of outcomes that the disk did not take."""
-        if self._rewriting is not None:
-            self._rewriting.cancel()
-        await self._try_unwritten()
-        for job_id in self._unwritten:
-            log.error("the outcome of %s could not be written", job_id)
+        await self._writing.close()
 
     async def _leave_for_later(self, live: LiveJob) -> None:
         """The node ends in good order: the image goes back to the queue on disk, and the next start draws it."""

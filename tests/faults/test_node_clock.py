@@ -72,7 +72,7 @@ async def test_answers_are_kept_as_long_as_promised_whatever_is_done_to_the_cloc
 
     def after(seconds: float, jumped_s: float) -> None:
         monkeypatch.setattr(time, "time", lambda: wall() + seconds + jumped_s)
-        monkeypatch.setattr("herd_mcp.owner.owner.steady_s", lambda: steady() + seconds)
+        monkeypatch.setattr("herd_mcp.owner.ended.steady_s", lambda: steady() + seconds)
 
     settings = load_settings(chat_keep_s=2 * hour_s)
     async with open_herd(settings) as herd:
@@ -80,7 +80,7 @@ async def test_answers_are_kept_as_long_as_promised_whatever_is_done_to_the_cloc
     async with open_herd(settings) as herd:
 
         async def kept() -> list[bool]:
-            await herd._owner.forget_answers()
+            await herd._owner.ended.forget_answers()
             stored = [await herd._history.get(job_id) for job_id in job_ids]
             return [job is not None and job.result is not None for job in stored]
 

@@ -6,7 +6,7 @@ import pytest
 
 from herd_mcp.herd import Herd
 from herd_mcp.jobs import ChatRequest, Completed, JobEvent
-from herd_mcp.owner import owner
+from herd_mcp.owner import ended
 from tests.surfaces.http_node import CHAT
 
 TOKENS = 40
@@ -23,7 +23,7 @@ async def heard(herd: Herd) -> tuple[str, list[JobEvent]]:
 async def test_events_of_ended_jobs_are_kept_up_to_a_bound_and_those_of_the_last_always(
     warm: Herd, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr(owner, bound, 1)
+    monkeypatch.setattr(ended, bound, 1)
     first, told_first = await heard(warm)
     assert [event async for event in warm.watch(first)] == told_first
     last, told_last = await heard(warm)
