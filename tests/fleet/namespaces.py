@@ -26,15 +26,20 @@ class Link:
     """`host` is the other side's address, `near_host` this side's; `through` puts a command there."""
 
     host: str
-    through: tuple[str, ...]
-    near: str
     near_host: str
+    through: tuple[str, ...]
+    far: tuple[str, str]
+    """Namespace and name of the other side's end."""
 
     def cut(self) -> None:
-        ip("link", "set", self.near, "down")
+        """At the other side: without its own end, this side would ask the machine's gateway, which may refuse."""
+        self._set("down")
 
     def heal(self) -> None:
-        ip("link", "set", self.near, "up")
+        self._set("up")
+
+    def _set(self, state: str) -> None:
+        ip("-n", self.far[0], "link", "set", self.far[1], state)
 
 
 @contextlib.contextmanager
@@ -78,4 +83,4 @@ def link(delay_s: float = 0.0, loss: float = 0.0) -> Iterator[Link]:
             stack.callback(forwarder.kill)
             assert forwarder.stdout is not None
             assert forwarder.stdout.readline() == "ready\n"
-        yield Link(f"{net}.2", through, near, f"{net}.1")
+        yield Link(f"{net}.2", f"{net}.1", through, (far_ns, far))

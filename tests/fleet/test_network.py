@@ -38,10 +38,13 @@ async def test_a_cut_link_is_noticed_on_both_sides_and_the_stream_goes_on_after_
             assert reason_of(caught.value) == "unreachable"
             await other.closed()  # the runner gave up on us, too
             cable.heal()
+
+            async def goes_on() -> None:
+                async with contextlib.aclosing(other.beta.follow(JOB, 1, seq)) as again:
+                    assert (await anext(again)).seq == seq + 1
+
             async with asyncio.timeout(LIMIT_S):
-                again = other.beta.follow(JOB, 1, seq)
-                assert (await anext(again)).seq == seq + 1
-                await again.aclose()
+                await in_the_end(goes_on)
             assert await other.beta.exchange(state_of(ALPHA)) == state_of(BETA)
 
 
