@@ -129,7 +129,7 @@ def finish(ask: Ask, state: NodeState, sent: Iterable[Addition] = ()) -> NodeEst
         node=state.name,
         node_id=state.node_id,
         finish_s=round(done_s, 3),
-        ahead_s=round(done_s - load_s - service_s, 3),
+        ahead_s=round(max(done_s - load_s - service_s, 0.0), 3),
         load_s=round(load_s, 3),
         service_s=round(service_s, 3),
     )

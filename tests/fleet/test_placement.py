@@ -16,7 +16,7 @@ from herd_mcp.fleet.placement import best, finish, later, much_sooner, rank, res
 from herd_mcp.fleet.prefixes import Prefix
 from herd_mcp.fleet.sent import Addition, Sent
 from herd_mcp.jobs import ChatRequest, ErrorCode, HerdError, ImageRequest, Message
-from herd_mcp.state import NodeState, Power, Work, decode_slowdown
+from herd_mcp.state import ImageRates, NodeState, Power, Work, decode_slowdown
 from tests.fleet.states import CHAT, COLD, IMAGE, SHORT, like, node
 
 DRAW = Ask("image", "flux")
@@ -60,6 +60,12 @@ def seconds(ask: Ask, state: NodeState, *sent: Addition) -> float:
 )
 def test_a_finish_is_what_the_formula_says(ask: Ask, state: NodeState, wanted: float) -> None:
     assert seconds(ask, state) == pytest.approx(wanted, abs=0.01)
+
+
+@given(st.floats(0, 30), st.floats(0.001, 30))
+def test_nothing_ahead_is_no_less_than_nothing(load_s: float, step_s: float) -> None:
+    cold = like(IMAGE, **COLD, load_s=load_s, image=ImageRates(step_s_per_mpx=step_s))
+    assert str(finish(DRAW, node(1, cold)).ahead_s) == "0.0"
 
 
 def test_what_was_sent_counts_until_it_is_reported() -> None:
