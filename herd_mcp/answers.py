@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from herd_mcp.jobs import ErrorCode, HerdError, Job, JobEvent, owner_of
+from herd_mcp.jobs import ErrorCode, HerdError, Job, owner_of
 from herd_mcp.orders import Accepted, Line, Order
 from herd_mcp.owner.guests import Guests
 from herd_mcp.owner.own import OwnJobs
@@ -51,11 +51,11 @@ class Answers:
     async def job(self, job_id: str) -> Job:
         return await self._own.job(job_id)
 
-    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Line, None]:
         async with contextlib.aclosing(self._own.watch_batches(job_id, after_seq)) as batches:
             async for batch in batches:
                 for event in batch:
-                    yield event
+                    yield Line(attempt=0, seq=event.seq, event=event)
 
     async def cancel_job(self, job_id: str) -> Job:
         return await self._own.cancel(job_id)

@@ -180,8 +180,8 @@ class PeerApi(Protocol):
         """A job that the other owns. Raises HerdError(job_not_found)."""
         ...
 
-    def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """The events of a job that the other owns."""
+    def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Line, None]:
+        """The events of a job that the other owns, with heart beats between."""
         ...
 
     async def cancel_job(self, job_id: str) -> Job: ...

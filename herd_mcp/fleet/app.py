@@ -160,7 +160,7 @@ class PeerApp:
         except ValueError:
             raise wire.invalid("beat_s: must be a number") from None
         api = self._api_of(who)
-        lines = _as_lines(api, job_id, after_seq) if attempt is None else api.follow(job_id, attempt, after_seq)
+        lines = api.watch(job_id, after_seq) if attempt is None else api.follow(job_id, attempt, after_seq)
         beat = wire.pack_line(Line(attempt=attempt or 0))
         return Lines(chunks(lines, beat, beat_s), media_type="application/x-ndjson")
 
@@ -288,12 +288,6 @@ class Lines(StreamingResponse):
         assert isinstance(source, AsyncGenerator)
         async with contextlib.aclosing(source):
             await super().stream_response(send)
-
-
-async def _as_lines(api: PeerApi, job_id: str, after_seq: int) -> AsyncGenerator[Line, None]:
-    async with contextlib.aclosing(api.watch(job_id, after_seq)) as events:
-        async for event in events:
-            yield Line(attempt=0, seq=event.seq, event=event)
 
 
 async def _with(first: bytes, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -20,8 +20,8 @@ from herd_mcp.fleet import dial, trouble, wire
 from herd_mcp.fleet.places import merged
 from herd_mcp.fleet.silence import socket_options
 from herd_mcp.fleet.trust import dns_name
-from herd_mcp.jobs import IMAGE_ID, ErrorCode, HerdError, Job, JobEvent
-from herd_mcp.orders import GONE, PARTED, Accepted, Later, Line, Order, Returned
+from herd_mcp.jobs import IMAGE_ID, ErrorCode, HerdError, Job
+from herd_mcp.orders import GONE, PARTED, Accepted, Later, Line, Order
 from herd_mcp.state import MAX_ADDRESSES, NodeState, OwnStats
 
 KEPT_S = 30.0
@@ -120,12 +120,11 @@ class HttpPeer:
                     raise self._garbage("it told of another attempt")
                 yield line
 
-    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Line, None]:
         query = f"after_seq={after_seq}&beat_s={self._beat_s:g}"
         async with contextlib.aclosing(self._lines(f"{_job(job_id)}/events?{query}")) as lines:
             async for line in lines:
-                if line.event is not None and not isinstance(line.event, Returned):
-                    yield line.event
+                yield line
 
     async def cancel(self, job_id: str, attempt: int) -> None:
         await self._ask("DELETE", f"{_job(job_id)}?attempt={attempt}", ASK_S)

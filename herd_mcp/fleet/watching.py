@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 
 from herd_mcp.fleet.remote import RETRY_MOST_S, RETRY_S, is_refused, lost
 from herd_mcp.jobs import ENDED, ErrorCode, HerdError, JobEvent, owner_of
-from herd_mcp.orders import PeerApi
+from herd_mcp.orders import PeerApi, Returned
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,13 @@ async def watched(api: PeerApi, job_id: str, after_seq: int = 0, *, lease_s: flo
     heard_at, wait_s, failures = loop.time(), RETRY_S, 0
     while True:
         try:
-            async with contextlib.aclosing(api.watch(job_id, after_seq)) as events:
-                async for event in events:
-                    after_seq, heard_at, wait_s, failures = event.seq, loop.time(), RETRY_S, 0
+            async with contextlib.aclosing(api.watch(job_id, after_seq)) as lines:
+                async for line in lines:
+                    heard_at, wait_s, failures = loop.time(), RETRY_S, 0
+                    event = line.event
+                    if event is None or isinstance(event, Returned):
+                        continue
+                    after_seq = event.seq
                     yield event
                     if event.type in ENDED:
                         return

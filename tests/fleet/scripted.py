@@ -147,13 +147,13 @@ class Scripted:
         )
         return Job(id=job_id, kind="image", client="test", created_at=1.0, status="completed", result=result)
 
-    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Line, None]:
         self._called("watch", job_id, after_seq)
         async with contextlib.aclosing(self.follow(job_id, 0, after_seq)) as lines:
             async for line in lines:
                 assert line.event is not None
                 assert line.event.type != "returned"
-                yield line.event.model_copy(update={"seq": line.seq})
+                yield line.model_copy(update={"event": line.event.model_copy(update={"seq": line.seq})})
 
     async def cancel_job(self, job_id: str) -> Job:
         self._called("cancel_job", job_id)

@@ -123,6 +123,6 @@ async def test_the_connection_of_a_stream_that_ended_serves_the_next_question() 
         for number in range(3):
             await herd.beta.submit(order_of(ALPHA, number))
             await all_of(herd.beta.follow(job_id_of(ALPHA, number), 1))
-            assert len([event async for event in herd.beta.watch(job_id_of(BETA))]) == 3
+            assert len(await all_of(herd.beta.watch(job_id_of(BETA)))) == 3
         assert herd.listener.server_state.total_requests == 10
         assert herd.listener.server_state.connections == first

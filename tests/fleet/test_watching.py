@@ -10,11 +10,12 @@ import pytest
 from herd_mcp.fleet import watching
 from herd_mcp.herd import Herd
 from herd_mcp.jobs import Delta, ErrorCode, Failed, HerdError, JobEvent, Progress, Queued
-from herd_mcp.orders import GONE, PARTED
+from herd_mcp.orders import GONE, PARTED, Line
 
 from .scripted import BETA, LIMIT_S, Scripted, completed, job_id_of, pair
 
 JOB_ID = job_id_of(BETA)
+LEASE_S = 0.5
 EVENTS: list[JobEvent | float] = [Queued(position=0), *(Delta(text=f"{n} ") for n in range(8)), completed("all")]
 
 
@@ -32,14 +33,14 @@ class Breaking(Scripted):
         self.each, self.failing, self.reason = each, failing, reason
         self.watched: list[int] = []
 
-    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
+    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Line, None]:
         self.watched.append(after_seq)
         if len(self.watched) > 1 and self.failing:
             self.failing -= 1
             raise HerdError(ErrorCode.NODE_LOST, "It is not there.", details={"reason": self.reason})
         left = self.each
-        async for event in super().watch(job_id, after_seq):
-            yield event
+        async for line in super().watch(job_id, after_seq):
+            yield line
             left -= 1
             if not left:
                 raise HerdError(ErrorCode.NODE_LOST, "The connection broke.", details={"reason": "broken"})
@@ -79,6 +80,24 @@ async def test_an_owner_that_does_not_come_back_within_the_lease_is_lost(
         await watch(warm, api, monkeypatch)
     assert caught.value.info.code == ErrorCode.NODE_LOST
     assert 2 < len(api.watched) < 100
+
+
+class Quiet(Breaking):
+    """An owner that has nothing to tell for longer than the lease, and is there."""
+
+    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Line, None]:
+        async for line in super().watch(job_id, after_seq):
+            yield line
+            for _ in range(20 if len(self.watched) == 1 else 0):
+                await asyncio.sleep(LEASE_S / 10)
+                yield Line(attempt=0)
+
+
+async def test_the_lease_of_a_lost_connection_begins_when_it_is_lost_and_not_with_the_last_event() -> None:
+    api = Quiet(1, failing=2)
+    async with asyncio.timeout(LIMIT_S):
+        told = [event async for event in watching.watched(api, JOB_ID, lease_s=LEASE_S)]
+    assert [event.seq for event in told] == list(range(1, len(EVENTS) + 1))
 
 
 async def test_who_left_the_herd_is_not_asked_again() -> None:

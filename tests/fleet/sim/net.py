@@ -20,7 +20,7 @@ from herd_mcp.fleet import wire
 from herd_mcp.fleet.dial import CONNECT_S
 from herd_mcp.fleet.peers import ASK_S, END_S, ENDS, EXCHANGE_S, FETCH_S, SUBMIT_S
 from herd_mcp.fleet.trouble import lost
-from herd_mcp.jobs import ErrorCode, HerdError, Job, JobEvent
+from herd_mcp.jobs import ErrorCode, HerdError, Job
 from herd_mcp.orders import Accepted, Later, Line, Order
 from herd_mcp.state import NodeState, OwnStats
 from tests.fleet.sim.clock import Host
@@ -287,17 +287,15 @@ class SimPeer:
                 if line.event is not None and line.event.type in ENDS:
                     return
 
-    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[JobEvent, None]:
-        def parts(there: Answers) -> AsyncGenerator[JobEvent | None, None]:
-            return there.watch(job_id, after_seq)
-
-        stream = _Stream(self._net, self._asker, self._asked, parts, None)
-        async with contextlib.aclosing(stream.read(self._silence_s, ASK_S)) as events:
-            async for event in events:
-                if event is not None:
-                    yield event
-                    if event.type in ENDS:
-                        return
+    async def watch(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Line, None]:
+        stream = _Stream(
+            self._net, self._asker, self._asked, lambda there: there.watch(job_id, after_seq), Line(attempt=0)
+        )
+        async with contextlib.aclosing(stream.read(self._silence_s, ASK_S)) as lines:
+            async for line in lines:
+                yield line
+                if line.event is not None and line.event.type in ENDS:
+                    return
 
     async def cancel(self, job_id: str, attempt: int) -> None:
         await self._ask(lambda there: there.cancel(job_id, attempt), ASK_S, "cancel")
