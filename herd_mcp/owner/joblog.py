@@ -44,8 +44,11 @@ class JobLog(Generic[E]):
 
     async def read(self, after_seq: int = 0) -> AsyncGenerator[Sequence[E], None]:
         """Every event after `after_seq`, then those to come, to the terminal one: those that wait together, at most
-        MAX_BATCH. A place that is not here yet is one of an earlier start of the node: all is told then."""
+        MAX_BATCH. A place that is not here yet is one of an earlier start of the node: all is told then. The terminal
+        event is told in any case, since such a place may also be the end of a shorter log."""
         place = after_seq if 0 < after_seq <= len(self.events) else 0
+        if self.closed.is_set() and not self.abandoned:
+            place = min(place, len(self.events) - 1)
         while True:
             while batch := self.events[place : place + MAX_BATCH]:
                 place += len(batch)

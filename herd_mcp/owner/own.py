@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from herd_mcp.jobs import ErrorCode, HerdError, Job, JobEvent
+from herd_mcp.jobs import ENDED, ErrorCode, HerdError, Job, JobEvent
 from herd_mcp.node.gallery import Gallery
 from herd_mcp.node.history import History
 from herd_mcp.node.statistics import own_stats
@@ -39,23 +39,35 @@ class OwnJobs:
 
     async def watch_batches(self, job_id: str, after_seq: int = 0) -> AsyncGenerator[Sequence[JobEvent], None]:
         """The job's events after `after_seq` to the terminal one: those that wait at once, never empty. Of a job long
-        over only the last. Raises HerdError: job_not_found, or interrupted when the node ends before the job does."""
+        over only the last. Raises HerdError: job_not_found, node_lost while this node does not have the job in hand
+        again, or interrupted when it ends before the job does."""
         live = self._owner.find(job_id)
         if live is None:
-            yield (outcome_of(await self.job(job_id)),)
+            yield (outcome_of(await self._over(job_id)),)
             return
         async for batch in live.log.read(after_seq):
             yield batch
 
     async def cancel(self, job_id: str, *, disconnected: bool = False) -> Job:
         """End a job at its next token or step and return it as it ended. One that is over stays as it is. Raises
-        HerdError: job_not_found, timeout."""
+        HerdError: job_not_found, node_lost while this node does not have the job in hand again, timeout."""
         live = self._owner.find(job_id)
         if live is None:
-            return await self.job(job_id)
+            return await self._over(job_id)
         if disconnected and not live.ended.is_set():
             live.job = live.job.model_copy(update={"disconnected": True})
         return await self._owner.cancel(live)
+
+    async def _over(self, job_id: str) -> Job:
+        job = await self.job(job_id)
+        if job.status not in ENDED:  # the other nodes may ask before all that this one left is taken up
+            raise HerdError(
+                ErrorCode.NODE_LOST,
+                "This node was started a moment ago, and takes up what it left.",
+                "Ask again.",
+                retryable=True,
+            )
+        return job
 
     async def image(self, image_id: str) -> bytes:
         """The PNG. Raises HerdError(image_not_found)."""
