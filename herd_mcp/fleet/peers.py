@@ -323,7 +323,7 @@ class HttpPeer:
                         raws = [raw for raw in wire.split_lines(rest, part) if raw]
                     for raw in raws:
                         with self._understood():
-                            line = wire.unpack_line(raw).model_copy(update={"size": size})
+                            line = wire.unpack_line(raw, size)
                         size = 0
                         if line.event is not None and line.event.type in ENDS:
                             await self._drain(parts)

@@ -219,19 +219,20 @@ def pack_failure(error: HerdError) -> bytes:
     return pack_error(error.info) + b"\n"
 
 
-def unpack_line(raw: bytes) -> Line:
-    """A line; one whose event only a newer version knows comes without it. Raises the HerdError that a line carries,
-    or HerdError(invalid_request)."""
+def unpack_line(raw: bytes, size: int = 0) -> Line:
+    """A line, for which `size` bytes were read; one whose event only a newer version knows comes without it. Raises the
+    HerdError that a line carries, or HerdError(invalid_request)."""
     data = parse(raw)
     if not isinstance(data, dict):
         raise invalid("a line that is no object")
     if "error" in data:
         raise unpack_error(data)
     event = data.pop("event", None)
+    data["size"] = size
     try:
-        line = Line.model_validate(data)
         if isinstance(event, dict) and event.get("type") in _EVENT_TYPES:
-            line = line.model_copy(update={"event": _EVENT.validate_python(event, extra="ignore")})
+            data["event"] = _EVENT.validate_python(event, extra="ignore")
+        line = Line.model_validate(data)
     except ValidationError as error:
         raise invalid("; ".join(problems_of(error)[:5])) from None
     if not 0 <= line.seq <= MAX_SEQ:
