@@ -275,7 +275,7 @@ class Owner:
                     raise
                 pause_s = min(pause_s * 2, AGAIN_MOST_S)
         try:
-            await self._history.save(live.job)
+            await self._writing.save(live.job)
         except HerdError:
             live.give_back()
             raise
@@ -315,8 +315,7 @@ class Owner:
     def _mark(self, live: LiveJob, update: dict[str, object]) -> None:
         """A new status, written down beside the run: after a crash it tells whether an engine had begun."""
         live.job = live.job.model_copy(update=update)
-        # A failed write is logged by the history, and the outcome is written again.
-        self._history.write(live.job).add_done_callback(lambda future: future.exception())
+        self._writing.mark(live.job)
         self._changes.tell(Change(kind="job", id=live.job.id))
 
     async def _finish(self, live: LiveJob, outcome: Outcome) -> None:
@@ -363,7 +362,7 @@ class Owner:
     async def _leave_for_later(self, live: LiveJob) -> None:
         """The node ends in good order: the image goes back to the queue on disk, and the next start draws it."""
         with contextlib.suppress(HerdError):  # logged by the history; it still stands there as running
-            await self._history.save(taken_up(live.job.model_copy(update={"status": "queued"}), self._node_id))
+            await self._writing.save(taken_up(live.job.model_copy(update={"status": "queued"}), self._node_id))
         live.log.abandon()
         live.ended.set()
         del self._live[live.job.id]

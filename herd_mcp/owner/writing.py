@@ -26,13 +26,29 @@ class Writing:
     async def write(self, job: Job) -> None:
         """Returns when it is on the disk, or could not be written yet."""
         try:
-            await self._history.save(job)
-            self._unwritten.pop(job.id, None)
+            await self.save(job)
         except HerdError as error:
             log.error("%s is not on disk as it is now: %s", job.id, error)
             self._unwritten[job.id] = job
             if self._rewriting is None or self._rewriting.done():
                 self._rewriting = asyncio.create_task(self._rewrite())
+
+    async def save(self, job: Job) -> None:
+        """Returns when it is on the disk. Raises HerdError(disk)."""
+        self._replaces(job)
+        await self._history.save(job)
+        if self._unwritten.get(job.id) is job:
+            del self._unwritten[job.id]
+
+    def mark(self, job: Job) -> None:
+        """Write it beside what goes on. Where the disk does not take it the outcome is written all the same."""
+        self._replaces(job)
+        self._history.write(job).add_done_callback(lambda future: future.exception())  # the history logs it
+
+    def _replaces(self, job: Job) -> None:
+        """What is older is not written any more: it would come after this."""
+        if job.id in self._unwritten:
+            self._unwritten[job.id] = job
 
     async def close(self) -> None:
         """The last chance."""
@@ -48,10 +64,9 @@ class Writing:
             await self._try_again()
 
     async def _try_again(self) -> None:
-        for job_id, job in list(self._unwritten.items()):
-            try:
-                await self._history.save(job)
-            except HerdError:
-                return
-            if self._unwritten.get(job_id) is job:  # else it has gone on meanwhile
-                del self._unwritten[job_id]
+        for job_id in list(self._unwritten):
+            if job := self._unwritten.get(job_id):  # else it was written while another one was
+                try:
+                    await self.save(job)
+                except HerdError:
+                    return
