@@ -8,8 +8,9 @@ from typing import Any
 from herd_mcp.state import ChatRates, EngineState, Estimate, ImageRates, ModelState, NodeState
 
 MIB = 1024 * 1024
-LONGEST_BYTES = 64 * 1024
-"""Of a told state as JSON. One of 20 models has about a sixth of it."""
+LONGEST_BYTES = 63 * 1024
+"""Of a told state as JSON, without who is shut out and its stamp, which come later: `wire.STATE_BYTES` has room for
+them. One of 20 models has about a sixth of it."""
 NOISE = 0.25
 """A figure that is off by less than this part of itself is told with the next report and not sooner."""
 NOISE_S = 2.0
@@ -66,7 +67,7 @@ def matters(before: NodeState, now: NodeState) -> bool:
 def bounded(state: NodeState) -> NodeState:
     """The state cut to LONGEST_BYTES of JSON: what helps least goes first."""
     for cut in _CUTS:
-        if len(state.model_dump_json(exclude_defaults=True)) <= LONGEST_BYTES:
+        if len(state.model_dump_json(exclude_defaults=True).encode()) <= LONGEST_BYTES:
             break
         state = state.model_copy(update=cut(state))
     return state

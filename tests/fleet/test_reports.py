@@ -236,6 +236,19 @@ def test_the_longest_state_is_cut_and_what_is_loaded_stays() -> None:
     assert bounded(full()) == full(), "a usual one loses nothing"
 
 
+@pytest.mark.parametrize("letter", ["x", "\N{HERB}"])
+def test_the_longest_state_is_one_that_others_take_with_those_who_are_shut_out(letter: str) -> None:
+    models = tuple(ModelState(name=f"{n:03}{letter * 100}", kind="chat", bytes=1) for n in range(600))
+    shut_out = tuple(f"{n:010x}" for n in range(MAX_REVOKED_TOLD))
+    for count in range(100, len(models)):
+        cut = bounded(state_of(1, models=models[:count]))
+        if len(cut.models) < count:
+            break
+        wire.pack_state(cut.model_copy(update={"revoked": shut_out}))  # raises where nobody would read it
+    else:
+        pytest.fail("the longest was not reached")
+
+
 def engine(**update: Any) -> dict[str, Any]:
     return {"engines": (full().engines[0].model_copy(update=update), *full().engines[1:])}
 
