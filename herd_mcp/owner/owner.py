@@ -227,6 +227,7 @@ class Owner:
             live.log.append(live.job.routed)
             if live.cancelled:
                 live.stop()
+            alone = live.placed is not None and live.placed.order.alone
             outcome = await self._attempt(live)
             if live.spool is not None:
                 self._gallery.discard(live.spool)
@@ -247,7 +248,7 @@ class Owner:
                 if not after_failure(live.job, outcome.error, told_tokens=told_tokens):
                     return outcome
                 log.info("job %s is tried again: %s", live.job.id, outcome.error.message)
-            await self._again(live, alone=isinstance(outcome, Failed) and alone_after(outcome.error))
+            await self._again(live, alone=alone or (isinstance(outcome, Failed) and alone_after(outcome.error)))
 
     async def _again(self, live: LiveJob, *, alone: bool = False) -> None:
         """Take a place for another attempt, not where one died if there is another node; write it down. Where no node
