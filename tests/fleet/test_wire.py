@@ -247,6 +247,11 @@ def test_lines_are_whole_however_they_are_cut(lines: list[bytes], size: int) -> 
     assert not rest
 
 
+@pytest.mark.parametrize("told", [b"-1000000", b'"none"', b"7"])
+def test_how_long_a_line_is_says_who_read_it(told: bytes) -> None:
+    assert wire.unpack_line(b'{"attempt":1,"seq":1,"size":' + told + b"}", 42).size == 42
+
+
 def test_a_line_without_an_end_is_refused() -> None:
     rest = bytearray()
     assert list(wire.split_lines(rest, b"a" * wire.LINE_BYTES)) == []
