@@ -14,7 +14,7 @@ from herd_mcp.jobs import Delta, ErrorCode, HerdError
 from herd_mcp.orders import Line
 from tests.conftest import until
 
-from .scripted import ALPHA, BETA, LIMIT_S, all_of, completed, job_id_of, order_of, pair
+from .scripted import ALPHA, BETA, LIMIT_S, Scripted, all_of, completed, job_id_of, order_of, pair
 
 BEAT = wire.pack_line(Line(attempt=1))
 
@@ -114,6 +114,12 @@ async def test_the_end_of_the_node_ends_open_streams() -> None:
             await all_of(lines)
         assert caught.value.info.code == ErrorCode.NODE_LOST
         await until(lambda: herd.api.closed == 1, "the source is closed")
+
+
+async def test_lines_that_come_together_count_their_bytes_once() -> None:
+    async with pair(Scripted(script=[*(Delta(text="word") for _ in range(50)), completed("all")])) as herd:
+        lines = await all_of(herd.beta.follow(job_id_of(ALPHA), 1))
+    assert sum(line.size for line in lines) == sum(len(wire.pack_line(line)) for line in lines)
 
 
 async def test_the_connection_of_a_stream_that_ended_serves_the_next_question() -> None:
