@@ -163,6 +163,19 @@ def test_after_a_sleep_nothing_is_believed_until_it_is_told_anew() -> None:
     virtually(main())
 
 
+def test_a_sleep_ends_the_silence_before_it_for_who_asks_at_once() -> None:
+    async def main() -> None:
+        net = Net()
+        one, _ = await net.herd(2)
+        net.silent = lambda asker, target: True
+        await asyncio.sleep(12)
+        assert one.fleet.silent_s(node_id(2)) > 5
+        one.steady_s += 3600
+        assert one.fleet.silent_s(node_id(2)) == 0, "not only with the next tick"
+
+    virtually(main())
+
+
 def test_who_stays_silent_after_a_sleep_is_offline_half_a_minute_later() -> None:
     async def main() -> None:
         net = Net()

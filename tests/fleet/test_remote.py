@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,23 @@ class Killed(Scripted):
         for event in self.first if not after_seq else []:
             yield Line(attempt=attempt, seq=1, event=event)
         raise HerdError(ErrorCode.NODE_LOST, "It runs no herd-mcp.", details={"reason": GONE})
+
+
+class Endless(Scripted):
+    """Says for ever that it is there."""
+
+    async def follow(self, job_id: str, attempt: int, after_seq: int = 0) -> AsyncGenerator[Line, None]:
+        while True:
+            await asyncio.sleep(0.01)
+            yield Line(attempt=attempt)
+
+
+async def test_signs_of_life_do_not_keep_an_attempt_alive_for_ever() -> None:
+    runner = RemoteRunner(BETA, "beta", Endless(), 600, 0.1)
+    async with asyncio.timeout(30):
+        ending = await runner.run(order_of(ALPHA), lambda event: None)
+    assert isinstance(ending, Failed)
+    assert "no end came within" in ending.error.message
 
 
 async def test_a_node_whose_process_is_gone_is_not_waited_for() -> None:
