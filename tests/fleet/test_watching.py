@@ -100,6 +100,12 @@ async def test_the_lease_of_a_lost_connection_begins_when_it_is_lost_and_not_wit
     assert [event.seq for event in told] == list(range(1, len(EVENTS) + 1))
 
 
+async def test_a_lost_connection_is_made_again_once_however_long_nothing_came() -> None:
+    async with asyncio.timeout(LIMIT_S):  # it may be this node that stood still
+        told = [event async for event in watching.watched(Breaking(1), JOB_ID, lease_s=0)]
+    assert [event.seq for event in told] == list(range(1, len(EVENTS) + 1))
+
+
 async def test_who_left_the_herd_is_not_asked_again() -> None:
     api = Breaking(2, failing=10_000, reason=PARTED)
     with pytest.raises(HerdError):

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from herd_mcp.jobs import Cancelled, Delta, JobEvent
+from herd_mcp.jobs import Cancelled, Delta, ErrorCode, HerdError, JobEvent
 from herd_mcp.owner.joblog import MAX_BATCH, JobLog
 
 pytestmark = pytest.mark.anyio
@@ -40,3 +40,14 @@ async def test_a_reader_that_comes_from_an_earlier_start_of_the_node_gets_all_of
     assert [event.seq for event in batch] == [1, 2]
     (last,) = [batch async for batch in log.read(after_seq=2)]
     assert [event.type for event in last] == ["cancelled"], "the end is told to who did not see this one"
+
+
+async def test_a_reader_that_has_all_of_a_log_that_was_left_is_told_that_and_nothing_twice() -> None:
+    log: JobLog[JobEvent] = JobLog("job")
+    log.append(Delta(text="word"))
+    log.abandon()
+    got = []
+    with pytest.raises(HerdError) as caught:
+        async for batch in log.read(after_seq=1):
+            got.append(batch)
+    assert (got, caught.value.info.code) == ([], ErrorCode.INTERRUPTED)
