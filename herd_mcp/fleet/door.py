@@ -63,7 +63,7 @@ class Door:
         if report == "double":
             raise self._refusal(caller_id, "two say that they are this node, and the one that started later counts")
         link = self._links.to(caller_id)
-        link.heard(state)
+        link.heard(state, self._trust.revoked)
         if report == "new":
             self._remember(state)
         return link, report == "new"

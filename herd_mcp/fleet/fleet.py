@@ -151,6 +151,7 @@ class Fleet:
             link.alarm.set(min(now + self._beat_s(), max(now, link.tried_at + REACH_S)))
         answer = self._telling.state_for(link)
         link.told = answer.revision
+        link.offered(answer.revoked)
         return answer
 
     def found(self, found: Found) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import bisect
+from collections.abc import Callable, Iterable, Sequence
 
 from herd_mcp.fleet.places import merged
 from herd_mcp.orders import PeerApi
@@ -57,6 +58,7 @@ class Link:
         self._peer: PeerApi | None = None
         self._shut_out: frozenset[str] = frozenset()
         """Those of whom the other knows that they are shut out, since its `_incarnation` began."""
+        self._last_offered = ""
         self._incarnation: int | None = None
 
     @property
@@ -81,19 +83,30 @@ class Link:
         self._addresses, self._peer = after, None
         return new
 
-    def owed(self, revoked: frozenset[str]) -> tuple[str, ...]:
+    def owes(self, revoked: frozenset[str]) -> bool:
+        """Whether the other may not know of one of those that are shut out."""
+        return not revoked <= self._shut_out
+
+    def part_of(self, revoked: frozenset[str]) -> tuple[str, ...]:
         """Whom the other is told of next, of those that are shut out: it may know of none of these."""
-        return tuple(sorted(revoked - self._shut_out)[:MAX_REVOKED_TOLD])
+        owed = sorted(revoked - self._shut_out)
+        after = bisect.bisect_right(owed, self._last_offered)
+        return tuple((owed[after:] + owed[:after])[:MAX_REVOKED_TOLD])
+
+    def offered(self, revoked: Sequence[str]) -> None:
+        """The other was told of these in an answer. Nobody hears that it came, and who cannot be called is told in
+        answers alone: so the next has others."""
+        self._last_offered = revoked[-1] if revoked else ""
 
     def knows(self, revoked: Iterable[str]) -> None:
         """The other took these from here."""
         self._shut_out |= frozenset(revoked)
 
-    def heard(self, state: NodeState) -> None:
-        """The other told its state. One that was started anew may have lost what it knew."""
+    def heard(self, state: NodeState, revoked: frozenset[str]) -> None:
+        """The other told its state, while these are shut out. One that was started anew may have lost what it knew."""
         if state.incarnation != self._incarnation:
             self._incarnation, self._shut_out = state.incarnation, frozenset()
-        self.knows(state.revoked)
+        self.knows(revoked.intersection(state.revoked))
 
     def reached(self) -> None:
         self.failures = 0

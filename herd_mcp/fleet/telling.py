@@ -49,11 +49,11 @@ class Telling:
         """As it was read a moment ago, with some of those of whom the other may not know that they are shut out."""
         if self._dirty or self._loop.time() - self._read_at > FRESH_S:
             self.state()
-        return self._reporter.state.model_copy(update={"revoked": link.owed(self._trust.revoked)})
+        return self._reporter.state.model_copy(update={"revoked": link.part_of(self._trust.revoked)})
 
     def owes(self, link: Link) -> bool:
         """Whether something that matters has not been told to the other."""
-        return link.told < self._reporter.matter.revision or bool(link.owed(self._trust.revoked))
+        return link.told < self._reporter.matter.revision or link.owes(self._trust.revoked)
 
     def changed(self) -> None:
         """Something changed here, or may have."""

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from benchmarks.parts.mesh import MemoryTrust, Net, node_id, state_of, statuses, virtually
-from herd_mcp.fleet.fleet import CONTACT_S
+from herd_mcp.fleet.fleet import BEAT_S, CONTACT_S
 from herd_mcp.fleet.found import Found
 from herd_mcp.fleet.links import MOST_HINTS, MOST_LINKS, MOST_TRIED
 from herd_mcp.fleet.strangers import MOST_SHOWN
@@ -338,6 +338,36 @@ def test_a_long_list_of_those_who_are_shut_out_is_known_to_all_at_once_in_small_
         await asyncio.sleep(60)
         assert parts
         assert max(parts) == 0, "who knows of all is told of none"
+
+    virtually(main())
+
+
+def test_who_can_only_ask_and_is_never_reached_hears_of_all_who_are_shut_out() -> None:
+    async def main() -> None:
+        net = Net()
+        one, two = await net.herd(2)
+        net.cut = lambda asker, target: asker == node_id(1)
+        gone = {node_id(1000 + n) for n in range(MAX_REVOKED)}
+        one.trust.revoke(gone)
+        one.fleet.changed()
+        await asyncio.sleep(MAX_REVOKED / MAX_REVOKED_TOLD * BEAT_S + 10)
+        assert two.trust.revoked == gone
+
+    virtually(main())
+
+
+def test_a_member_that_tells_ever_new_ids_as_shut_out_is_remembered_within_bounds() -> None:
+    async def main() -> None:
+        trust = MemoryTrust()
+        one = await Net().mac(1, trust=trust)
+        one.fleet.heard(node_id(2), state_of(2))
+        trust.revoke = lambda node_ids: False  # type: ignore[method-assign]  # its list is full
+        for n in range(20):
+            told = tuple(node_id(1000 * n + m) for m in range(1000, 1000 + MAX_REVOKED))
+            one.fleet.heard(node_id(2), state_of(2, revision=n, revoked=told))
+        link = one.fleet._links.get(node_id(2))
+        assert link is not None
+        assert len(link._shut_out) <= MAX_REVOKED
 
     virtually(main())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.parts.mesh import GIB, state_of
+from benchmarks.parts.mesh import GIB, node_id, state_of
 from herd_mcp.fleet import wire
 from herd_mcp.fleet.prefixes import HASH_BYTES
 from herd_mcp.fleet.reports import LONGEST_BYTES, Reporter, bounded, matters, rounded
@@ -236,17 +236,24 @@ def test_the_longest_state_is_cut_and_what_is_loaded_stays() -> None:
     assert bounded(full()) == full(), "a usual one loses nothing"
 
 
-@pytest.mark.parametrize("letter", ["x", "\N{HERB}"])
-def test_the_longest_state_is_one_that_others_take_with_those_who_are_shut_out(letter: str) -> None:
-    models = tuple(ModelState(name=f"{n:03}{letter * 100}", kind="chat", bytes=1) for n in range(600))
-    shut_out = tuple(f"{n:010x}" for n in range(MAX_REVOKED_TOLD))
-    for count in range(100, len(models)):
-        cut = bounded(state_of(1, models=models[:count]))
-        if len(cut.models) < count:
-            break
-        wire.pack_state(cut.model_copy(update={"revoked": shut_out}))  # raises where nobody would read it
-    else:
-        pytest.fail("the longest was not reached")
+@pytest.mark.parametrize("letter", ["x", "ü"])
+@pytest.mark.parametrize("spare", [0, 100, 2000])
+def test_a_state_as_long_as_may_be_told_is_told_with_those_who_are_shut_out(spare: int, letter: str) -> None:
+    def with_models(sizes: list[int]) -> NodeState:
+        return state_of(
+            1,
+            models=tuple(
+                ModelState(name=f"{n:03}{'n' * 200}", kind="chat", bytes=1, reason=letter * size)
+                for n, size in enumerate(sizes)
+            ),
+        )
+
+    count, empty = 60, len(with_models([0] * 60).model_dump_json(exclude_defaults=True)) + 60 * len(',"reason":""')
+    share, rest = divmod((wire.STATE_BYTES - spare - empty) // len(letter.encode()), count)
+    state = with_models([share + (n < rest) for n in range(count)])
+    assert wire.STATE_BYTES - spare - 2 <= len(state.model_dump_json(exclude_defaults=True).encode())
+    told = bounded(state).model_copy(update={"revoked": (node_id(1),) * MAX_REVOKED_TOLD})
+    assert wire.unpack_state(wire.pack_state(told)) == told
 
 
 def engine(**update: Any) -> dict[str, Any]:
