@@ -47,7 +47,7 @@ class _Search:
     later_s: dict[str, float] = field(default_factory=dict)
     """Who turned it away, and when they would have been done."""
     left_s: dict[str, float] = field(default_factory=dict)
-    """The node that it leaves, and when it would have been done there."""
+    """The nodes that it left, and when it would have been done there."""
     failed: dict[str, HerdError] = field(default_factory=dict)
     refusals: int = 0
 
@@ -91,15 +91,14 @@ class HerdPlacer:
         self._failed: dict[str, tuple[float, float]] = {}
         """Seconds against a node, and when they were counted."""
         self._placed_at: dict[tuple[str, int], float] = {}
-        self._left_s: dict[str, dict[str, float]] = {}
-        """By job that is about to move, as in `_Search`."""
+        self._left: dict[str, dict[str, float]] = {}
+        """By job that was moved: the nodes that it left, and the moment at which it would have been done there."""
 
     # ── the Placer ──
 
     async def place(self, order: Order, *, avoid: frozenset[str] = frozenset()) -> Placed:
         """As `Placer.place`. A node that knows no other answers as if there were no herd."""
         self._sent.drop_everywhere(_moving(order))
-        left_s = self._left_s.pop(order.job.id, {})
         views = self._views()
         if not views:
             return await Alone(self._local).place(order)
@@ -110,7 +109,7 @@ class HerdPlacer:
         request = order.job.request
         assert request is not None
         resolved = order.job.model_copy(update={"request": request.model_copy(update={"model": ask.model})})
-        search = _Search(order.model_copy(update={"job": resolved}), left_s=left_s)
+        search = _Search(order.model_copy(update={"job": resolved}), left_s=self._left_s(order))
         while True:
             places = self._rank(ask, states, search, avoid)
             chosen = placement.best(places, self._local.node_id, self._rng)
@@ -134,7 +133,9 @@ class HerdPlacer:
         ask = self._ask(placed.order, states) if states else None
         if ask is None:
             return False
-        places = self._rank(ask, states, _Search(placed.order), avoid)
+        known = {here} | {state.node_id for state in states if not state.running and not state.queued}
+        left_s = {node_id: at_s for node_id, at_s in self._left_s(placed.order).items() if node_id not in known}
+        places = self._rank(ask, states, _Search(placed.order, left_s=left_s), avoid)
         mine = next((place for place in places if place.state.node_id == here), None)
         there = next((place for place in places if place.state.node_id != here and _free(place)), None)
         if mine is None or there is None or there.estimate.finish_s is None:
@@ -142,8 +143,9 @@ class HerdPlacer:
         mine_s = self._mine_s(placed, mine)
         if not placement.much_sooner(mine_s, there.choice_s):
             return False
-        self._left_s[placed.order.job.id] = {here: mine_s}
-        _drop_oldest(self._left_s, MOST_PLACED)
+        if mine_s < float("inf"):
+            self._left.setdefault(placed.order.job.id, {})[here] = self._now() + mine_s
+            _drop_oldest(self._left, MOST_PLACED)
         addition = _addition(ask, there.estimate)
         self._sent.add(there.state.node_id, _moving(placed.order), addition, self._now(), MOVING_S)
         return True
@@ -269,6 +271,11 @@ class HerdPlacer:
 
     def _runner_of(self, node_id: str) -> Runner | None:
         return self._local if node_id == self._local.node_id else self._remote(node_id)
+
+    def _left_s(self, order: Order) -> dict[str, float]:
+        """As in `_Search`, as was thought when it left: what such a node tells of itself is no better known since."""
+        now = self._now()
+        return {node_id: at_s - now for node_id, at_s in self._left.get(order.job.id, {}).items() if at_s > now}
 
     def _note_placed(self, order: Order) -> None:
         self._placed_at[order.job.id, order.attempt] = self._now()

@@ -331,6 +331,27 @@ async def test_a_job_that_is_late_leaves_a_node_whatever_that_tells_of_itself_an
     assert moved.runner is herd[3]
 
 
+async def test_a_job_that_left_a_node_does_not_run_back_while_it_waits_elsewhere_unless_that_one_is_idle() -> None:
+    herd = Herd(node(1, CHAT), busy(2, 10, running=1), busy(3, 200))
+    placed = await place_behind(herd)
+    herd.now += 100
+    herd[2].state = busy(2, 1, running=1, revision=9)
+    herd[3].state = busy(3, 30, running=1, revision=9)
+    herd.report()
+    assert herd.placer.elsewhere(placed)
+    moved = await herd.placer.place(placed.order.model_copy(update={"attempt": 2}))
+    assert moved.runner is herd[3]
+    herd.now += 5
+    herd.report()
+    assert not herd.placer.elsewhere(moved), "it tells that it is nearly free, as before"
+    herd.views[0] = node(2, revision=10)
+    assert herd.placer.elsewhere(moved), "it is"
+    herd.views[0] = busy(2, 1, running=1, revision=11)
+    herd.views[1] = busy(3, 500, running=1, revision=11)
+    herd.now += 300
+    assert herd.placer.elsewhere(moved), "it is later here by now than it would have been there"
+
+
 def like_cold(number: int) -> NodeState:
     return node(number, like(IMAGE, **COLD), revision=9)
 
@@ -340,6 +361,8 @@ async def test_a_waiting_job_leaves_a_node_that_has_no_memory_for_it_now_and_mov
     placed = await place_behind(herd)
     herd.views = [node(2, memory=SHORT, revision=9), busy(3, 300, revision=9)]
     assert herd.placer.elsewhere(placed)
+    moved = await herd.placer.place(placed.order.model_copy(update={"attempt": 2}))
+    assert all(row.finish_s is None or row.finish_s < 1000 for row in moved.estimates)
     herd.views = [busy(2, 60, revision=9), node(3, memory=SHORT, revision=9)]
     assert not herd.placer.elsewhere(placed)
 
