@@ -127,6 +127,18 @@ async def test_a_node_whose_port_is_taken_ends_and_leaves_as_any_other(of_a_herd
         assert "return to the herd" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
+async def test_who_has_no_port_for_a_new_herd_does_not_leave_the_old_one_for_it(
+    of_a_herd: None, taken: socket.socket
+) -> None:
+    async with open_herd(load_settings(peer_port=port_of(taken))) as herd:
+        before = herd.admin.trust.herd_id
+        with pytest.raises(HerdError, match="peer_port"):
+            await herd.admin.leave(rotate=True)
+        assert herd.admin.trust.herd_id == before
+        taken.close()
+        await until(lambda: herd.mesh.apart is None, "it is among the others", 60)
+
+
 async def test_who_cannot_listen_does_not_join(
     herd_home: Path, taken: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

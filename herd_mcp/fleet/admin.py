@@ -152,9 +152,11 @@ class HerdAdmin:
 
     async def leave(self, *, rotate: bool = False) -> Left:
         """Forget the herd; with `rotate` make another and invite into it. Raises HerdError: invalid_request without a
-        herd, disk."""
+        herd, no_node where this Mac cannot listen for another, disk."""
         async with self._lock:
             left = self._told()
+            if rotate and (why := self._apart()):
+                raise HerdError.of(why)
             await self._close_invite()
             try:
                 async with asyncio.timeout(LEAVE_S):
