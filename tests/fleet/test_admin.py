@@ -197,6 +197,18 @@ async def test_a_member_is_not_told_as_taken_out_until_the_disk_has_it(tmp_path:
         assert Trust.open(one.trust.folder, A).revoked == {B}
 
 
+async def test_what_the_disk_did_not_take_is_written_when_it_does(tmp_path: Path) -> None:
+    async with macs(tmp_path) as (one, _):
+        await one.admin.invite()
+        away = one.trust.folder.rename(tmp_path / "elsewhere")
+        one.trust.revoke([B])
+        await refusal(one.trust.saved())
+        away.rename(one.trust.folder)
+        keeping = asyncio.create_task(one.admin.keep())
+        await until(lambda: Trust.open(one.trust.folder, A).revoked == {B}, "it is on the disk")
+        keeping.cancel()
+
+
 async def test_nothing_is_written_any_more_by_who_has_left(tmp_path: Path) -> None:
     async with macs(tmp_path) as (one, _):
         await one.admin.invite()

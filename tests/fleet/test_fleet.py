@@ -316,6 +316,25 @@ def test_who_is_revoked_is_forgotten_by_all_and_the_word_passes_on() -> None:
     virtually(main())
 
 
+def test_who_says_of_itself_that_it_is_shut_out_is_no_member_any_more() -> None:
+    async def main() -> None:
+        net = Net()
+        one, two = await net.herd(2)
+        with pytest.raises(HerdError, match="it left this herd") as refusal:
+            one.fleet.heard(node_id(2), two.fleet.state().model_copy(update={"revoked": (node_id(2),)}))
+        assert refusal.value.info.code is ErrorCode.UNAUTHORIZED
+        assert not one.fleet.views()
+        one.fleet.heard(node_id(3), state_of(3))
+        changes = one.changes
+        one.trust.revoke({node_id(3)})
+        one.fleet.state()
+        assert one.changes > changes, "who shows the others hears that one is gone"
+        one.fleet.heard(node_id(4), state_of(4, revoked=(node_id(1),)))
+        assert any("mac-4 says that this Mac was taken out" in stranger.reason for stranger in one.fleet.refused)
+
+    virtually(main())
+
+
 def test_a_long_list_of_those_who_are_shut_out_is_known_to_all_at_once_in_small_parts() -> None:
     async def main() -> None:
         net = Net()
