@@ -16,6 +16,7 @@ import pytest
 import herd_mcp
 from herd_mcp import mesh
 from herd_mcp.fleet.alone import Alone
+from herd_mcp.fleet.trust import Trust
 from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import ErrorCode, HerdError, ImageRequest
 from herd_mcp.node import models, shelf
@@ -114,6 +115,40 @@ async def test_a_taken_port_keeps_a_node_from_the_others_until_it_is_free_and_fr
         assert not await findings(herd)
         assert (await herd.admin.invite()).code
     assert len([record for record in caplog.records if record.name == "herd_mcp.mesh"]) == 1
+
+
+async def test_it_is_tried_again_and_again_and_nothing_is_left_of_a_try(
+    of_a_herd: None, taken: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def at_once(number: int) -> float:
+        tries.append(number)
+        return 0.01
+
+    monkeypatch.setattr(mesh, "backoff_s", at_once)
+    async with open_herd(load_settings(peer_port=port_of(taken))) as herd:
+        await until(lambda: len(tries) > 3, "it tries on", 60)
+        assert not herd.mesh.state().addresses
+        assert herd.mesh._fleet is herd.mesh._peers is None
+        changes = herd._changes.read()
+        change = asyncio.create_task(anext(changes))
+        taken.close()
+        await until(lambda: herd.mesh.apart is None, "it is among the others", 60)
+        assert (await asyncio.wait_for(change, 60)).kind == "health"
+        await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_node_whose_disk_takes_no_key_does_not_start_as_if_its_port_were_taken(
+    of_a_herd: None, herd_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Trust) -> None:
+        raise HerdError(ErrorCode.DISK, "It is full.")
+
+    monkeypatch.setattr(Trust, "client_context", full)
+    with pytest.raises(HerdError, match="It is full"):
+        async with open_herd(load_settings()):
+            pass
 
 
 async def test_a_node_whose_port_is_taken_ends_and_leaves_as_any_other(of_a_herd: None, taken: socket.socket) -> None:

@@ -92,7 +92,8 @@ class HerdPlacer:
         """Seconds against a node, and when they were counted."""
         self._placed_at: dict[tuple[str, int], float] = {}
         self._left: dict[str, dict[str, float]] = {}
-        """By job that was moved: the nodes that it left, and the moment at which it would have been done there."""
+        """By job that was moved: the nodes that it left, and the moment at which it would have been done there, as was
+        thought then: what they tell of themselves is no better since, until one is idle."""
 
     # ── the Placer ──
 
@@ -109,7 +110,9 @@ class HerdPlacer:
         request = order.job.request
         assert request is not None
         resolved = order.job.model_copy(update={"request": request.model_copy(update={"model": ask.model})})
-        search = _Search(order.model_copy(update={"job": resolved}), left_s=self._left_s(order))
+        search = _Search(
+            order.model_copy(update={"job": resolved}), left_s=self._from_now(self._left.get(order.job.id, {}))
+        )
         while True:
             places = self._rank(ask, states, search, avoid)
             chosen = placement.best(places, self._local.node_id, self._rng)
@@ -134,8 +137,10 @@ class HerdPlacer:
         if ask is None:
             return False
         known = {here} | {state.node_id for state in states if not state.running and not state.queued}
-        left_s = {node_id: at_s for node_id, at_s in self._left_s(placed.order).items() if node_id not in known}
-        places = self._rank(ask, states, _Search(placed.order, left_s=left_s), avoid)
+        left = {
+            node_id: at_s for node_id, at_s in self._left.get(placed.order.job.id, {}).items() if node_id not in known
+        }
+        places = self._rank(ask, states, _Search(placed.order, left_s=self._from_now(left)), avoid)
         mine = next((place for place in places if place.state.node_id == here), None)
         there = next((place for place in places if place.state.node_id != here and _free(place)), None)
         if mine is None or there is None or there.estimate.finish_s is None:
@@ -143,9 +148,8 @@ class HerdPlacer:
         mine_s = self._mine_s(placed, mine)
         if not placement.much_sooner(mine_s, there.choice_s):
             return False
-        if mine_s < float("inf"):
-            self._left.setdefault(placed.order.job.id, {})[here] = self._now() + mine_s
-            _drop_oldest(self._left, MOST_PLACED)
+        self._left[placed.order.job.id] = left | ({here: self._now() + mine_s} if mine_s < float("inf") else {})
+        _drop_oldest(self._left, MOST_PLACED)
         addition = _addition(ask, there.estimate)
         self._sent.add(there.state.node_id, _moving(placed.order), addition, self._now(), MOVING_S)
         return True
@@ -272,10 +276,8 @@ class HerdPlacer:
     def _runner_of(self, node_id: str) -> Runner | None:
         return self._local if node_id == self._local.node_id else self._remote(node_id)
 
-    def _left_s(self, order: Order) -> dict[str, float]:
-        """As in `_Search`, as was thought when it left: what such a node tells of itself is no better known since."""
-        now = self._now()
-        return {node_id: at_s - now for node_id, at_s in self._left.get(order.job.id, {}).items() if at_s > now}
+    def _from_now(self, moments: dict[str, float]) -> dict[str, float]:
+        return {node_id: at_s - self._now() for node_id, at_s in moments.items()}
 
     def _note_placed(self, order: Order) -> None:
         self._placed_at[order.job.id, order.attempt] = self._now()

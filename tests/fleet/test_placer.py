@@ -331,7 +331,7 @@ async def test_a_job_that_is_late_leaves_a_node_whatever_that_tells_of_itself_an
     assert moved.runner is herd[3]
 
 
-async def test_a_job_that_left_a_node_does_not_run_back_while_it_waits_elsewhere_unless_that_one_is_idle() -> None:
+async def test_a_job_that_left_a_node_does_not_run_back_while_it_waits_elsewhere() -> None:
     herd = Herd(node(1, CHAT), busy(2, 10, running=1), busy(3, 200))
     placed = await place_behind(herd)
     herd.now += 100
@@ -344,12 +344,38 @@ async def test_a_job_that_left_a_node_does_not_run_back_while_it_waits_elsewhere
     herd.now += 5
     herd.report()
     assert not herd.placer.elsewhere(moved), "it tells that it is nearly free, as before"
-    herd.views[0] = node(2, revision=10)
-    assert herd.placer.elsewhere(moved), "it is"
-    herd.views[0] = busy(2, 1, running=1, revision=11)
     herd.views[1] = busy(3, 500, running=1, revision=11)
     herd.now += 300
     assert herd.placer.elsewhere(moved), "it is later here by now than it would have been there"
+
+
+async def test_a_job_goes_back_to_a_node_that_is_idle_by_now_and_stays_there() -> None:
+    herd = Herd(node(1, CHAT), busy(2, 10, running=1), busy(3, 200))
+    placed = await place_behind(herd)
+    herd.now += 100
+    herd[2].state = busy(2, 1, running=1, revision=9)
+    herd[3].state = busy(3, 30, running=1, revision=9)
+    herd.report()
+    assert herd.placer.elsewhere(placed)
+    moved = await herd.placer.place(placed.order.model_copy(update={"attempt": 2}))
+    herd.now += 5
+    herd[2].state = node(2, revision=10)
+    herd.report()
+    assert herd.placer.elsewhere(moved)
+    back = await herd.placer.place(moved.order.model_copy(update={"attempt": 3}))
+    assert back.runner is herd[2]
+    herd[3].state = busy(3, 5, running=1, revision=11)
+    herd[2].state = herd[2].state.model_copy(update={"queued": 1})
+    herd.report()
+    assert not herd.placer.elsewhere(back), "what was thought of it before does not count there"
+
+
+async def test_a_job_that_is_a_little_late_where_much_is_ahead_of_it_moves() -> None:
+    herd = Herd(node(1, CHAT), busy(2, 10), busy(3, 40))
+    placed = await place_behind(herd)
+    herd.now += 12
+    herd.views = [busy(2, 300, revision=5), like_cold(3)]
+    assert herd.placer.elsewhere(placed)
 
 
 def like_cold(number: int) -> NodeState:
