@@ -127,6 +127,7 @@ def test_ids_name_their_owner_and_belong_together() -> None:
         "job-0123456789",
         "job-../..-0123456789ab",
         "img-0123456789-0123456789ab\n",
+        "job-0123456789-0123456789ab\n",
         "JOB-0123456789-0123456789ab",
     ],
 )

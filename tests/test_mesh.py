@@ -21,7 +21,7 @@ from herd_mcp.herd import Herd, open_herd
 from herd_mcp.jobs import ErrorCode, HerdError, ImageRequest
 from herd_mcp.node import models, shelf
 from herd_mcp.settings import Settings, load_settings
-from herd_mcp.state import ModelInfo, Recommendation
+from herd_mcp.state import Change, ModelInfo, Recommendation
 from tests.conftest import until
 
 BUILTIN = Path(herd_mcp.__file__).parent / "builtin"
@@ -130,13 +130,16 @@ async def test_it_is_tried_again_and_again_and_nothing_is_left_of_a_try(
     async with open_herd(load_settings(peer_port=port_of(taken))) as herd:
         await until(lambda: len(tries) > 3, "it tries on", 60)
         assert not herd.mesh.state().addresses
-        assert herd.mesh._fleet is herd.mesh._peers is None
-        changes = herd._changes.read()
-        change = asyncio.create_task(anext(changes))
+        assert herd.mesh._fleet is None
+        assert herd.mesh._peers is None
+
+        async def next_change() -> Change:
+            return await anext(herd._changes.read())
+
+        change = asyncio.create_task(next_change())
         taken.close()
         await until(lambda: herd.mesh.apart is None, "it is among the others", 60)
         assert (await asyncio.wait_for(change, 60)).kind == "health"
-        await changes.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_node_whose_disk_takes_no_key_does_not_start_as_if_its_port_were_taken(
