@@ -138,6 +138,7 @@ def test_only_addresses_that_are_ones_are_dialled() -> None:
         "u@a:1",
         "a/b:1",
         "-a:1",
+        "a..b:1",
         "[x]:1",
         "::1:1",
         "a:１",
