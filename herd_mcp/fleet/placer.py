@@ -118,11 +118,9 @@ class HerdPlacer:
             chosen = placement.best(places, self._local.node_id, self._rng)
             if chosen is None:
                 chosen = self._as_last(ask, search, places)
-            if accepted := await self._try(search, ask, chosen):
-                runner = self._runner_of(chosen.state.node_id)
-                assert runner is not None
+            if taken := await self._try(search, ask, chosen):
                 self._note_placed(search.order)
-                return Placed(search.order, runner, accepted, tuple(place.estimate for place in places))
+                return Placed(search.order, *taken, tuple(place.estimate for place in places))
             states = self._states(self._views())
 
     def runner(self, node_id: str) -> Runner | None:
@@ -160,8 +158,8 @@ class HerdPlacer:
 
     # ── one try ──
 
-    async def _try(self, search: _Search, ask: Ask, chosen: Place) -> Accepted | None:
-        """Ask the node to take it. None where it does not: `search` knows why."""
+    async def _try(self, search: _Search, ask: Ask, chosen: Place) -> tuple[Runner, Accepted] | None:
+        """Ask the node to take it: who did. None where it does not: `search` knows why."""
         node_id = chosen.state.node_id
         runner = self._runner_of(node_id)
         if runner is None:
@@ -187,7 +185,7 @@ class HerdPlacer:
             raise
         else:
             self._sent.accepted(node_id, key, accepted.incarnation, accepted.revision)
-            return accepted
+            return runner, accepted
         search.next_attempt()
         return None
 

@@ -15,6 +15,7 @@ from herd_mcp.fleet.placer import FAILED_HALF_S, MOST_REFUSALS, REFUSALS, TOLD_S
 from herd_mcp.jobs import ErrorCode, HerdError, ImageRequest, Job, JobEvent, new_job_id
 from herd_mcp.orders import Accepted, Ending, Later, Order, Placed
 from herd_mcp.state import NodeState, Work
+from tests.conftest import until
 from tests.fleet.states import CHAT, COLD, IMAGE, SHORT, like, node
 
 
@@ -278,6 +279,16 @@ async def test_a_node_that_fails_fast_is_less_attractive_for_a_while() -> None:
     herd.views[1] = herd[3].state = busy(3, 15, revision=9)
     herd.now += 3 * FAILED_HALF_S
     assert (await herd.placer.place(order())).runner is herd[2]
+
+
+async def test_a_node_that_took_a_job_while_the_way_to_it_was_lost_has_it() -> None:
+    herd = Herd(node(1, CHAT), node(2))
+    herd[2].answers.clear()
+    placing = asyncio.create_task(herd.placer.place(order()))
+    await until(lambda: len(herd[2].asked) == 1, "it is asked")
+    del herd.by_id[herd[2].node_id]
+    herd[2].answers.set()
+    assert (await placing).runner is herd[2]
 
 
 async def place_behind(herd: Herd) -> Placed:
