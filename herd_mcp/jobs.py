@@ -27,6 +27,10 @@ MAX_IMAGE_PX = 8_192
 MAX_STEPS = 200
 MAX_TAGS = 16
 MAX_ATTEMPTS = 3
+USUAL_STEPS = 20
+"""Of an image, where neither its asker nor its model's family names any."""
+USUAL_STRENGTH = 0.4
+"""Of a picture to start from, where its asker names none: as in mflux (`IMAGE_STRENGTH` of mflux.cli.defaults)."""
 SHOWN_CHARS = 64
 """How much of a name that a caller chose is repeated in an error: a name may have megabytes."""
 

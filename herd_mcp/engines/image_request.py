@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from herd_mcp.engines.image_registry import Family
-from herd_mcp.jobs import MAX_IMAGE_PX, ErrorCode, HerdError, ImageRequest
+from herd_mcp.jobs import MAX_IMAGE_PX, USUAL_STRENGTH, ErrorCode, HerdError, ImageRequest
 
-DEFAULT_STRENGTH = 0.4  # IMAGE_STRENGTH of mflux.cli.defaults
 PX_STEP = 16
 
 
@@ -74,7 +73,7 @@ def plan(request: ImageRequest, family: Family, model: str, picture_px: tuple[in
         steps=None if preset else steps,
         guidance=guidance,
         negative_prompt=_negative(request.negative_prompt, family, model, guidance),
-        strength=(request.image_strength or DEFAULT_STRENGTH) if picture_px is not None else None,
+        strength=(request.image_strength or USUAL_STRENGTH) if picture_px is not None else None,
     )
 
 

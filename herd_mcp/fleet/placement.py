@@ -16,7 +16,16 @@ from herd_mcp.fleet.able import put_off, unable
 from herd_mcp.fleet.ask import SLOW_CHAT, SLOW_IMAGE, Ask, model_of, size_of
 from herd_mcp.fleet.prefixes import prefixes_of
 from herd_mcp.fleet.sent import Addition
-from herd_mcp.jobs import ChatRequest, ErrorCode, HerdError, ImageRequest, Kind, NodeEstimate
+from herd_mcp.jobs import (
+    USUAL_STEPS,
+    USUAL_STRENGTH,
+    ChatRequest,
+    ErrorCode,
+    HerdError,
+    ImageRequest,
+    Kind,
+    NodeEstimate,
+)
 from herd_mcp.state import ModelState, NodeState, by_default, by_name, decode_slowdown, means, reluctant
 
 IMAGE_BESIDE_CHAT = 1.6
@@ -33,9 +42,6 @@ MUCH_SOONER, MUCH_SOONER_S = 0.3, 2.0
 """What a job that waits must gain to be moved: this part of what it has to wait here, and so many seconds."""
 MOVE_S = 0.5
 """What moving costs: asking for it back and placing it again."""
-USUAL_STEPS = 20
-"""Of an image, where neither the request nor the node says."""
-USUAL_STRENGTH = 0.4
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,6 @@ PX_PER_TOKEN = 256
 IMAGE_OPERATIONS = 1.3
 """For each weight and token of a step, at the GPU's full figure: two, of the weights of which a third is used in a step
 (the rest is text encoders, and the halves that text passes), at half of the full figure."""
-DEFAULT_STEPS = 20
-"""Of an image, where neither its asker nor its model's family names any."""
 ANSWER_TOKENS = 256.0
 TOKENS_PER_BYTE = 0.25
 READ_BYTES_PER_S = 1e9

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from itertools import islice
 
-from herd_mcp.jobs import ImageRequest
+from herd_mcp.jobs import USUAL_STEPS, USUAL_STRENGTH, ImageRequest
 from herd_mcp.node.lanes import Lane, Run, State, capacity_at
-from herd_mcp.node.rates import DEFAULT_STEPS, Rates
+from herd_mcp.node.rates import Rates
 from herd_mcp.state import ChatRates, ImageRates, Work, decode_slowdown
 
 LOOKED_AT = 256
@@ -24,8 +24,6 @@ LONGER = 0.25
 """Of an answer that is longer than expected, what may be left, by what was expected."""
 LEAST_SEEN = 0.01
 """Of the rates: steps that were told at once do not make an image free."""
-STRENGTH = 0.4
-"""Of the picture that an image begins with, where its request does not say."""
 MOST_S = 1e8
 
 
@@ -63,7 +61,7 @@ def load_left_s(lane: Lane, whole_s: float, now: float) -> float:
 
 def images_left_s(lane: Lane, running: Collection[Run], rates: ImageRates, now: float) -> float:
     """They are drawn one after the other, as fast as the one under way."""
-    usual, rates = lane.plan.steps or DEFAULT_STEPS, _as_seen(running, rates)
+    usual, rates = lane.plan.steps or USUAL_STEPS, _as_seen(running, rates)
     waiting = _sum(lane.waiting, lambda run: run.size / 1e6 * _image_s_per_mpx(_steps(run, usual), rates))
     return waiting + sum(_image_left_s(run, usual, rates, now) for run in running)
 
@@ -87,7 +85,7 @@ def _steps(run: Run, usual: int) -> int:
     request = run.request
     assert isinstance(request, ImageRequest)
     steps = run.steps or run.cap or request.steps or usual
-    return steps - int(steps * (request.image_strength or STRENGTH)) if request.image else steps
+    return steps - int(steps * (request.image_strength or USUAL_STRENGTH)) if request.image else steps
 
 
 def _image_left_s(run: Run, usual: int, rates: ImageRates, now: float) -> float:
