@@ -19,6 +19,7 @@ def test_whatever_happens_every_job_has_one_outcome(plan: Plan) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @given(plans())
 @settings(max_examples=400, suppress_health_check=SLOW)
 def test_whatever_happens_in_hundreds_of_herds_every_job_has_one_outcome(plan: Plan) -> None:
