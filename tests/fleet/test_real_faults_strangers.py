@@ -110,7 +110,9 @@ def test_lies_and_floods_of_strangers_and_members_cost_no_memory_no_flood_of_lin
 
         def attack(times: int = 1) -> None:
             for path, body, length in lies * times:
-                assert liar.post(path, body, length) in range(400, 500), (path, body[:80])
+                status = liar.post(path, body, length)
+                cut = status == 0 and len(body) > wire.STATE_BYTES  # who sends too much may not come to read why
+                assert cut or status in range(400, 500), (path, body[:80])
             for stranger in strangers * times:
                 assert stranger.post("/state", wire.pack_state(state_of(asker.id))) in (0, 401)
                 assert stranger.say(b"\x16\x03\x01garbage") == b""
